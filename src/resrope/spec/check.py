@@ -1,0 +1,32 @@
+"""Checks that name the field, what is accepted and what was given."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(name: str, value: object, minimum: float, meaning: str, *, strict: bool = False) -> None:
+    """Raise ValueError unless ``value`` is a finite number >= ``minimum`` (> with ``strict``)."""
+    accepted = f"a finite number {'>' if strict else '>='} {minimum:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
+    if value < minimum or (strict and value == minimum):
+        raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
+
+
+def integer(name: str, value: object, minimum: int, meaning: str) -> None:
+    """Raise ValueError unless ``value`` is an int >= ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum} ({meaning}), got {value!r}")
+
+
+def boolean(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+
+
+def one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``accepted``."""
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
