@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import sys
+
+# Larger integers are not exact in float64, in which all tables are computed.
+_LARGEST = 2**53
 
 
 def number(name: str, value: object, minimum: float, meaning: str, *, strict: bool = False) -> None:
     """Raise ValueError unless ``value`` is a finite number >= ``minimum`` (> with ``strict``)."""
     accepted = f"a finite number {'>' if strict else '>='} {minimum:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
     if value < minimum or (strict and value == minimum):
         raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
 
 
 def integer(name: str, value: object, minimum: int, meaning: str) -> None:
-    """Raise ValueError unless ``value`` is an int >= ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    """Raise ValueError unless ``value`` is an int >= ``minimum`` (and at most 2^53)."""
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _LARGEST:
         raise ValueError(f"{name} must be an integer >= {minimum} ({meaning}), got {value!r}")
 
 

@@ -22,6 +22,8 @@ from resrope.spec.scaling import (
 from resrope.spec.serial import from_plain, to_plain
 
 Vector = tuple[float, ...]
+# Radians per token; 2π divided by less overflows.
+_SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +40,10 @@ class Frequencies:
     periods: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.inv_freq:
-            raise ValueError("inv_freq must hold rotary_dim/2 numbers, got none")
+        if not isinstance(self.inv_freq, tuple) or not self.inv_freq:
+            raise ValueError(f"inv_freq must hold rotary_dim/2 numbers, got {self.inv_freq!r}")
+        if not isinstance(self.periods, tuple | None):
+            raise ValueError(f"periods must hold rotary_dim/2 integers or be null, got {self.periods!r}")
         for value in self.inv_freq:
             check.number("every inv_freq", value, 0, "radians per token")
         check.number("attention_factor", self.attention_factor, 0, "multiplies cos and sin", strict=True)
@@ -86,11 +90,12 @@ def frequencies(spec: RopeSpec, *, seq_len: int | None = None) -> Frequencies:
     """The table of ``spec``: scaled, then made resonant if the spec asks for it (Algorithm 1).
 
     seq_len: the length in tokens the table serves, for the methods that depend on it (dynamic NTK,
-    LongRoPE); it overrides the scaling's own. Raises ValueError when a wavelength rounds to 0.
+    LongRoPE); it overrides the scaling's own. Raises ValueError when a wavelength rounds to 0, or when
+    a number is too extreme for float64.
     """
     if seq_len is not None:
         spec = spec.at_length(seq_len)
-    inv_freq, attention_factor = _scaled(spec)
+    inv_freq, attention_factor = _within_float64(spec)
     if not spec.resonance:
         return Frequencies(inv_freq=inv_freq, attention_factor=attention_factor)
     periods = tuple(_period(f) for f in inv_freq)
@@ -110,6 +115,18 @@ def _period(inv_freq: float) -> int:
 
 def _resonant(period: int, inv_freq: float) -> float:
     return math.tau / period if inv_freq else 0.0
+
+
+def _within_float64(spec: RopeSpec) -> tuple[Vector, float]:
+    """``_scaled``, refusing what overflows and frequencies that underflow to a standstill."""
+    try:
+        inv_freq, attention_factor = _scaled(spec)
+    except (OverflowError, ValueError):
+        inv_freq, attention_factor = (0.0,), 1.0
+    still = 0.0 if isinstance(spec.scaling, Proportional) else None
+    if any(f < _SMALLEST for f in inv_freq if f != still):
+        raise ValueError(f"rope_theta and scaling must keep every frequency within float64, got {spec}")
+    return inv_freq, attention_factor
 
 
 def _scaled(spec: RopeSpec) -> tuple[Vector, float]:

@@ -156,7 +156,7 @@ class LongRope:
     def __post_init__(self) -> None:
         for name in ("short_factor", "long_factor"):
             values = getattr(self, name)
-            if isinstance(values, str) or not hasattr(values, "__iter__"):
+            if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
                 raise ValueError(f"{name} must be a list of rotary_dim/2 numbers > 0, got {values!r}")
             object.__setattr__(self, name, tuple(values))
             for value in getattr(self, name):
@@ -207,7 +207,7 @@ def scaling_to_dict(scaling: Scaling) -> dict[str, Any]:
 
 def scaling_from_dict(data: object) -> Scaling:
     """Inverse of ``scaling_to_dict``. Raises ValueError on unknown names or keys."""
-    if not isinstance(data, Mapping) or data.get("name") not in SCALINGS:
+    if not isinstance(data, Mapping) or data.get("name") not in tuple(SCALINGS):
         raise ValueError(f"scaling must have a name among {', '.join(SCALINGS)}, got {data!r}")
     return from_plain(SCALINGS[data["name"]], {k: v for k, v in data.items() if k != "name"})
 

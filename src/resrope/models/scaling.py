@@ -1,0 +1,114 @@
+"""transformers' RoPE parameters to resrope's scalings, with transformers' defaults for what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resrope.spec import DynamicNTK, Linear, Llama3, LongRope, Proportional, Scaling, Yarn, check
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "short_factor", "long_factor", "attention_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "proportional": ("factor",),
+}
+_ALIASES = {"su": "longrope", "mrope": "default"}
+_READ = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+# mrope_* say which feature serves which axis of an image, llama_4_scaling_beta scales queries.
+_WITHOUT_INFLUENCE = (
+    "max_position_embeddings",
+    "mrope_section",
+    "mrope_interleaved",
+    "llama_4_scaling_beta",
+    "finetuned",
+)
+_COMMON = ("rope_type", "type", *_READ, *_WITHOUT_INFLUENCE)
+
+
+def scaling_from_parameters(
+    given: Mapping[str, Any], *, nested: bool, max_length: int | None, outer_original: int | None
+) -> Scaling | None:
+    """The scaling that ``given`` (rope_parameters or rope_scaling, without nulls) describes; None for plain.
+
+    nested: the parameters are those of one layer type. max_length: the config's
+    max_position_embeddings; outer_original: its original_max_position_embeddings, which as in
+    transformers goes before that of the parameters unless they are nested. Raises ValueError on an
+    unknown type, an unknown key or a missing one.
+    """
+    rope_type = _rope_type(given)
+    values = {k: given[k] for k in _KEYS[rope_type] if k in given}
+    original = None if nested else outer_original
+    original = given.get("original_max_position_embeddings", max_length) if original is None else original
+    match rope_type:
+        case "default":
+            return None
+        case "linear":
+            return Linear(factor=_needed(values, "factor", rope_type))
+        case "proportional":
+            return Proportional(**values)
+        case "dynamic":
+            # transformers 5 takes the config's max_position_embeddings for the original length, always.
+            factor = _needed(values, "factor", rope_type)
+            return DynamicNTK(factor=factor, original_max_position_embeddings=_length(max_length, rope_type))
+        case "llama3":
+            for key in _KEYS[rope_type]:
+                _needed(values, key, rope_type)
+            return Llama3(original_max_position_embeddings=_length(original, rope_type), **values)
+        case "longrope":
+            return _longrope(values, original, max_length)
+        case _:
+            return _yarn(values, original, max_length)
+
+
+def _rope_type(given: Mapping[str, Any]) -> str:
+    rope_type = given.get("rope_type", given.get("type", "default"))
+    rope_type = _ALIASES.get(rope_type, rope_type) if isinstance(rope_type, str) else rope_type
+    if not isinstance(rope_type, str) or rope_type not in _KEYS:
+        raise ValueError(f"rope_type must be one of {', '.join((*_KEYS, *_ALIASES))}, got {rope_type!r}")
+    unknown = sorted(str(k) for k in given if k not in _COMMON and k not in _KEYS[rope_type])
+    if unknown:
+        raise ValueError(
+            f"rope_type {rope_type} does not take {', '.join(unknown)}; it takes "
+            f"{', '.join((*_KEYS[rope_type], *_READ))}"
+        )
+    return rope_type
+
+
+def _yarn(values: dict[str, Any], original: object, max_length: int | None) -> Yarn:
+    length = _length(original, "yarn")
+    if "factor" not in values:
+        values = {**values, "factor": _length(max_length, "yarn") / length}
+    # 0 means the default to transformers, which writes `beta_fast or 32`.
+    values = {k: v for k, v in values.items() if k not in ("beta_fast", "beta_slow") or v}
+    return Yarn(original_max_position_embeddings=length, **values)
+
+
+def _longrope(values: dict[str, Any], original: object, max_length: int | None) -> LongRope:
+    length = _length(original, "longrope")
+    for key in ("short_factor", "long_factor"):
+        _needed(values, key, "longrope")
+    if "factor" not in values:
+        # Below 1 the ratio has no influence in transformers either: the attention factor is 1.
+        values = {**values, "factor": max(1.0, _length(max_length, "longrope") / length)}
+    return LongRope(original_max_position_embeddings=length, **values)
+
+
+def _needed(values: Mapping[str, Any], key: str, rope_type: str) -> Any:
+    if key not in values:
+        raise ValueError(f"rope_type {rope_type} needs {key}, got {', '.join(values) or 'nothing'}")
+    return values[key]
+
+
+def _length(value: object, rope_type: str) -> int:
+    if value is None:
+        raise ValueError(
+            f"rope_type {rope_type} needs max_position_embeddings or "
+            "original_max_position_embeddings, got neither"
+        )
+    check.integer("original_max_position_embeddings", value, 1, "tokens the model was trained on")
+    assert isinstance(value, int)
+    return value
