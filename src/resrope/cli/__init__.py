@@ -1,0 +1,5 @@
+"""The command line: parse, call, print. It may import everything; nothing imports it."""
+
+from resrope.cli.shell import app, main
+
+__all__ = ["app", "main"]

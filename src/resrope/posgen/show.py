@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resrope.posgen.store import atomic_write
+from resrope.files import atomic_write
 from resrope.posgen.tasks import Task, generate
 
 if TYPE_CHECKING:

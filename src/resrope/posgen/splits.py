@@ -40,7 +40,9 @@ def make_splits(
     < j+k, a negative seed, and more sequences than there are prefixes.
     """
     sizes = {"train": train, "validation": validation, "test": test}
-    _check_sizes(task, sizes, seed)
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    check_sizes(task, sizes)
     prefixes = _distinct_prefixes(task, sum(sizes.values()), seed)
     splits = Splits(
         train=generate(task, prefixes[:train], train_length),
@@ -64,12 +66,11 @@ def check_disjoint(splits: Mapping[str, Tokens], prefix_length: int) -> None:
             owner[prefix] = name
 
 
-def _check_sizes(task: Task, sizes: Mapping[str, int], seed: int) -> None:
+def check_sizes(task: Task, sizes: Mapping[str, int]) -> None:
+    """Raise ValueError unless every split has a row and there are prefixes enough for all of them."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1 sequences, got {size}")
-    if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
     wanted, available = sum(sizes.values()), task.modulus**task.prefix_length
     if wanted > available:
         raise ValueError(

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resrope.files import atomic_write, beside
 from resrope.posgen.splits import Splits
 from resrope.posgen.tasks import Task, Tokens
 
 MANIFEST = "manifest.json"
-
-
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
-
-    A reader, or a run after a kill at any moment, sees the old file or the new one. Text is UTF-8.
-    Raises OSError (a full disk, no permission) and then leaves `path` as it was.
-    """
-    temporary = _beside(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_splits(out: Path, task: Task, splits: Splits, *, seed: int, version: str) -> bool:
@@ -47,7 +29,7 @@ def write_splits(out: Path, task: Task, splits: Splits, *, seed: int, version: s
         _require_same(out, record)
         return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    building = _beside(out)
+    building = beside(out)
     try:
         building.mkdir()
         for name, tokens in splits.by_name().items():
@@ -152,11 +134,6 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError("Parquet files need pyarrow: pip install 'resrope[posgen]'") from error
     return pyarrow, pyarrow.parquet
-
-
-def _beside(path: Path) -> Path:
-    """A fresh hidden name in the same folder, so that a rename never crosses file systems."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _sha256(data: bytes) -> str:

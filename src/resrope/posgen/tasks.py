@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,24 @@ def sum_mod(sources: Sequence[Tokens], modulus: int) -> Tokens:
     """h of the paper: the sum of the source tokens mod m.
 
     sources: arrays of one shape (at least 1-d) with values in [0, modulus). Returns that shape, in
-    the smallest unsigned dtype that holds 2·(modulus − 1), so that no addition can overflow.
+    the smallest unsigned dtype that holds the plain sum.
     """
-    dtype = np.min_scalar_type(2 * (modulus - 1))
-    m = dtype.type(modulus)
-    total = sources[0].astype(dtype)
+    count = len(sources)
+    total = sources[0].astype(_unsigned(count * (modulus - 1)))
     for tokens in sources[1:]:
-        total += tokens
-        # Below m the unsigned difference wraps to a large number, so the minimum is the residue.
-        np.minimum(total, total - m, out=total)
+        np.add(total, tokens, out=total)
+    # The sum is below count · m. Subtracting a multiple of m that is too large wraps around to a huge
+    # unsigned number, so a minimum keeps the residue: far cheaper than a division.
+    reduced = np.empty_like(total)
+    for power in reversed(range((count - 1).bit_length())):
+        np.minimum(total, np.subtract(total, modulus << power, out=reduced), out=total)
     return total
+
+
+@cache
+def _unsigned(largest: int) -> np.dtype[Any]:
+    """The smallest unsigned dtype that holds ``largest``."""
+    return np.min_scalar_type(largest)
 
 
 FUNCTIONS: dict[str, TokenFunction] = {"sum": sum_mod}
@@ -87,7 +96,7 @@ class Task:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned dtype that holds every token."""
-        return np.min_scalar_type(self.modulus - 1)
+        return _unsigned(self.modulus - 1)
 
     def sources(self, position: int) -> tuple[int, ...]:
         """The j front and then the k local positions that x_position depends on.

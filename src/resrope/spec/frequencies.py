@@ -104,7 +104,7 @@ def frequencies(spec: RopeSpec, *, seq_len: int | None = None) -> Frequencies:
 
 
 def _period(inv_freq: float) -> int:
-    """The nearest integer to the wavelength, in float64: from float32 up to 12 of 64 would differ."""
+    """The nearest integer to the wavelength, from float64: float32 would move some for rope_theta >= 5e5."""
     if inv_freq == 0:
         return 1
     period = round(math.tau / inv_freq)

@@ -1,0 +1,29 @@
+"""Files that appear whole or not at all; standard library only."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: a temporary file beside it, flushed to disk, then renamed over it.
+
+    A reader, or a run after a kill at any moment, sees the old file or the new one. Text is UTF-8.
+    Raises OSError (a full disk, no permission) and then leaves `path` as it was.
+    """
+    temporary = beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A fresh hidden name in the same folder, so that a rename never crosses file systems."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

@@ -1,0 +1,213 @@
+"""Train and test one cell, resumable at every look."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resrope.posgen.evaluate import Evaluation, accuracies, evaluate, run_freely
+from resrope.posgen.model import Decoder
+from resrope.posgen.ops import keep_heap
+from resrope.posgen.presets import Settings
+from resrope.posgen.record import (
+    SCHEMA,
+    Cell,
+    cell_folder,
+    read_record,
+    read_tensors,
+    write_record,
+    write_tensors,
+)
+from resrope.posgen.splits import make_splits
+from resrope.posgen.tasks import Task
+from resrope.posgen.train import Trainer, look_steps, steps_per_epoch
+from resrope.rotary import RotaryEmbedding
+from resrope.spec import frequencies
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class _Work:
+    """A cell while it trains."""
+
+    cell: Cell
+    settings: Settings
+    task: Task
+    trainer: Trainer
+    validation: Tensor
+    test: Tensor
+    test_tables: tuple[Tensor, Tensor]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def run_cell(
+    out: Path, cell: Cell, settings: Settings, progress: Progress = lambda steps: None
+) -> dict[str, Any]:
+    """Train ``cell`` to the end, from its last checkpoint if there is one, and return its record.
+
+    A finished cell is returned as it is. ``progress`` is told how many steps were done since it was
+    told last. Killed at any moment and called again, the record holds the same numbers, bit for bit,
+    given the same number of threads; a cell goes on with the number it began with.
+    """
+    done = read_record(out, cell)
+    if done is not None:
+        return done
+    work = _prepare(cell, settings)
+    _resume(out, work)
+    progress(work.trainer.step)
+    for look in look_steps(settings):
+        if look > work.trainer.step:
+            _train_to(look, work, progress)
+            _save(out, work)
+    return _finish(out, work)
+
+
+def _prepare(cell: Cell, settings: Settings) -> _Work:
+    keep_heap()
+    task = settings.task(cell.task)
+    splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
+    tokens = {name: torch.from_numpy(rows.astype(np.int64)) for name, rows in splits.by_name().items()}
+    cos, sin = _tables(cell, settings, settings.train_length)
+    return _Work(
+        cell=cell,
+        settings=settings,
+        task=task,
+        trainer=Trainer(settings, cell.seed, tokens["train"], cos, sin),
+        validation=tokens["validation"],
+        test=tokens["test"],
+        test_tables=_tables(cell, settings, settings.test_length),
+    )
+
+
+def _tables(cell: Cell, settings: Settings, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin for inputs of a sequence of ``length`` tokens, whose last token is never an input."""
+    table = frequencies(settings.spec(cell.method), seq_len=length)
+    return RotaryEmbedding(table).cos_sin(torch.arange(length - 1))
+
+
+def _train_to(look: int, work: _Work, progress: Progress) -> None:
+    started = time.perf_counter()
+    losses = []
+    for loss in work.trainer.losses(look):
+        losses.append(loss)
+        progress(1)
+    rows = work.validation[: work.settings.look_rows]
+    seen = evaluate(work.trainer.model, *work.test_tables, rows, work.task.prefix_length)
+    validation_loss = float(seen.loss[work.task.prefix_length :].mean())
+    if not work.best or validation_loss < min(entry["validation_loss"] for entry in work.history):
+        work.best = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
+    work.history.append(
+        {
+            "step": look,
+            "epoch": look / steps_per_epoch(work.settings),
+            "train_loss": fmean(losses),
+            "validation_loss": validation_loss,
+            **accuracies(seen, work.task, work.settings.train_length),
+        }
+    )
+    work.seconds += time.perf_counter() - started
+
+
+def _save(out: Path, work: _Work) -> None:
+    tensors = work.trainer.state() | {f"best.{k}": v for k, v in work.best.items()}
+    notes = {
+        "step": work.trainer.step,
+        "history": work.history,
+        "seconds": work.seconds,
+        "threads": torch.get_num_threads(),
+    }
+    write_tensors(cell_folder(out, work.cell) / "checkpoint.safetensors", tensors, notes)
+
+
+def _resume(out: Path, work: _Work) -> None:
+    path = cell_folder(out, work.cell) / "checkpoint.safetensors"
+    if not path.exists():
+        return
+    tensors, notes = read_tensors(path)
+    torch.set_num_threads(notes["threads"])
+    work.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+    work.history, work.seconds = notes["history"], notes["seconds"]
+    work.trainer.restore(tensors, notes["step"])
+
+
+def _finish(out: Path, work: _Work) -> dict[str, Any]:
+    started = time.perf_counter()
+    folder = cell_folder(out, work.cell)
+    last = {k: v.detach() for k, v in work.trainer.model.state_dict().items()}
+    notes = {"cell": asdict(work.cell), "model": asdict(work.settings.model)}
+    for name, weights in (("last", last), ("best", work.best)):
+        write_tensors(folder / f"{name}.safetensors", weights, notes)
+    best = Decoder(work.settings.model, seed=work.cell.seed)
+    best.load_state_dict(work.best)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "cell": asdict(work.cell),
+        "settings": asdict(work.settings),
+        "embedding": _embedding(work),
+        "history": work.history,
+        "last": _measure(work.trainer.model, work),
+        "best": {"step": _best_step(work.history), **_measure(best, work)},
+    }
+    seconds = work.seconds + time.perf_counter() - started
+    record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | _versions()
+    write_record(out, work.cell, record)
+    return record
+
+
+def _embedding(work: _Work) -> dict[str, Any]:
+    """The spec and the two tables it gave, so that a record explains itself."""
+    spec = work.settings.spec(work.cell.method)
+    lengths = {"training": work.settings.train_length, "testing": work.settings.test_length}
+    tables = {name: frequencies(spec, seq_len=length).to_dict() for name, length in lengths.items()}
+    return {"spec": spec.to_dict(), **tables}
+
+
+def _best_step(history: list[dict[str, Any]]) -> int:
+    step: int = min(history, key=lambda entry: entry["validation_loss"])["step"]
+    return step
+
+
+def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
+    prefix = work.task.prefix_length
+    forced = evaluate(model, *work.test_tables, work.test, prefix)
+    measured = {
+        "loss": float(forced.loss[prefix:].mean()),
+        **accuracies(forced, work.task, work.settings.train_length),
+        **_by_position(forced),
+    }
+    if work.settings.free_running_rows:
+        rows = work.test[: work.settings.free_running_rows]
+        free = run_freely(model, *work.test_tables, rows, prefix)
+        measured["free_running"] = {
+            **accuracies(free, work.task, work.settings.train_length),
+            **_by_position(free),
+        }
+    return measured
+
+
+def _by_position(evaluation: Evaluation) -> dict[str, Any]:
+    return {"rows": evaluation.rows, "correct_by_position": evaluation.correct.tolist()}
+
+
+def _versions() -> dict[str, Any]:
+    from resrope import __version__
+
+    return {
+        "resrope": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+    }

@@ -1,0 +1,94 @@
+"""One teacher-forced pass over true sequences: is the right token on top, position by position?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from resrope.posgen.model import Decoder
+from resrope.posgen.shortcut import needs_far_token
+from resrope.posgen.tasks import Task
+
+_ROWS = 50  # sequences a forward pass: enough to fill the cores, small enough to stay in the cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evaluation:
+    """What a model got right on ``rows`` sequences.
+
+    correct: [length] how many rows have the right token at position l; 0 on the prefix, which is not
+    predicted. loss: [length] mean cross-entropy in nats at each position, 0 on the prefix.
+    """
+
+    rows: int
+    correct: NDArray[np.int64]
+    loss: NDArray[np.float64]
+
+    def accuracy(self, positions: NDArray[np.bool_]) -> float | None:
+        """Share of right tokens over the chosen positions; None where there are none."""
+        chosen = self.correct[positions]
+        return float(chosen.sum() / (self.rows * len(chosen))) if len(chosen) else None
+
+
+@torch.no_grad()
+def evaluate(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int) -> Evaluation:
+    """Predict every token from the true ones before it (the paper's OOD accuracy is scored so).
+
+    tokens: [rows, length] int64; cos, sin: [length-1, head_dim/2] or longer. Positions from
+    ``prefix_length`` on are counted.
+    """
+    rows, length = tokens.shape
+    correct = torch.zeros(length, dtype=torch.int64)
+    loss = torch.zeros(length, dtype=torch.float64)
+    first = prefix_length - 1  # the query that predicts the first generated token
+    for batch in torch.split(tokens, _ROWS):
+        logits = model(batch[:, :-1], cos[: length - 1], sin[: length - 1])[:, first:]
+        targets = batch[:, prefix_length:]
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0)
+        loss[prefix_length:] += nats.view(targets.shape).double().sum(0)
+    return Evaluation(rows=rows, correct=correct.numpy(), loss=(loss / rows).numpy())
+
+
+@torch.no_grad()
+def run_freely(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int) -> Evaluation:
+    """Generate greedily from the prefix alone and compare with the true sequence; the loss is not known."""
+    rows, length = tokens.shape
+    written = tokens[:, :prefix_length]
+    for position in range(prefix_length, length):
+        logits = model(written, cos[:position], sin[:position])
+        written = torch.cat((written, logits[:, -1:].argmax(-1)), dim=1)
+    correct = (written == tokens).sum(0)
+    correct[:prefix_length] = 0
+    return Evaluation(rows=rows, correct=correct.numpy(), loss=np.full(length, np.nan))
+
+
+def regions(task: Task, train_length: int, test_length: int) -> dict[str, NDArray[np.bool_]]:
+    """The positions that each reported accuracy counts, as masks over [0, test_length).
+
+    in_distribution: j+k <= l < train_length; ood: train_length <= l < test_length, the paper's measure;
+    each also split into positions that a local shortcut solves and positions that need the far token.
+    """
+    position = np.arange(test_length)
+    far = needs_far_token(task, test_length)
+    whole = {
+        "in_distribution": (position >= task.prefix_length) & (position < train_length),
+        "ood": position >= train_length,
+    }
+    split = {
+        f"{name}_{kind}": mask & chosen
+        for name, mask in whole.items()
+        for kind, chosen in (("shortcut", ~far), ("far", far))
+    }
+    return whole | split
+
+
+def accuracies(evaluation: Evaluation, task: Task, train_length: int) -> dict[str, float | None]:
+    """Accuracy in each region, 0 to 1; None where a region is empty."""
+    masks = regions(task, train_length, len(evaluation.correct))
+    return {name: evaluation.accuracy(mask) for name, mask in masks.items()}

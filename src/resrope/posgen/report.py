@@ -1,0 +1,143 @@
+"""From a run's records to one summary: Table 1, its splits, and the effect of Resonance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from resrope.posgen.evaluate import regions
+from resrope.posgen.presets import METHODS, Settings
+from resrope.posgen.record import read_records, read_run
+from resrope.posgen.shortcut import shortcut_accuracy
+from resrope.posgen.stats import summarise
+from resrope.posgen.tasks import TASKS
+
+Record = dict[str, Any]
+
+# Table 1 of arXiv 2403.00071: OOD accuracy in %, mean over 5 seeds.
+PAPER_TABLE_1: dict[str, dict[str, float]] = {
+    "recursive": {"rope": 65.29, "resonance-rope": 62.64, "yarn": 95.93, "resonance-yarn": 98.30},
+    "cot": {"rope": 69.56, "resonance-rope": 75.25, "yarn": 98.71, "resonance-yarn": 99.58},
+    "semi-recursive": {"rope": 17.96, "resonance-rope": 29.78, "yarn": 33.70, "resonance-yarn": 48.46},
+}
+CHECKPOINTS = ("last", "best")
+
+
+def summarise_run(out: Path) -> dict[str, Any]:
+    """Everything the report shows, in JSON types; accuracies from 0 to 1.
+
+    Raises ValueError when ``out`` is not a run or has no finished cell.
+    """
+    preset, settings = read_run(out)
+    records = read_records(out)
+    if not records:
+        raise ValueError(f"{out} has no finished cell yet; run `resrope posgen run` on it first")
+    tasks = _present(TASKS, records, "task")
+    methods = _present(METHODS, records, "method")
+    return {
+        "preset": preset,
+        "settings": asdict(settings),
+        "tasks": tasks,
+        "methods": methods,
+        "seeds": sorted({r["cell"]["seed"] for r in records}),
+        "embedding": embedding_used(settings),
+        "shortcut_only": {task: _shortcut_only(settings, task) for task in tasks},
+        "accuracy": {task: {m: _accuracies(records, task, m) for m in methods} for task in tasks},
+        "resonance_effect": {task: _effects(records, task, methods) for task in tasks},
+        "paper": PAPER_TABLE_1 if _is_the_papers_task(settings) else {},
+        "seconds": {name(r): r["made"]["seconds"] for r in records},
+        "made": sorted({_machine(r) for r in records}),
+    }
+
+
+def name(record: Record) -> str:
+    """``cot-yarn-seed0``."""
+    cell = record["cell"]
+    return f"{cell['task']}-{cell['method']}-seed{cell['seed']}"
+
+
+def embedding_used(settings: Settings) -> str:
+    """One sentence: which reading of YaRN the run used, and when it was applied."""
+    ramp = {"index": "feature index", "turns": "L/λ"}[settings.ramp]
+    bounds = "rounded bounds" if settings.truncate else "bounds not rounded"
+    mixed = {"frequency": "frequencies", "wavelength": "wavelengths"}[settings.blend]
+    where = f"in the {ramp}" + (f" ({bounds})" if settings.ramp == "index" else "")
+    return (
+        f"s = {settings.factor:g}, L = {settings.train_length}; YaRN with β_fast = {settings.beta_fast:g}, "
+        f"β_slow = {settings.beta_slow:g}, ramp linear {where}, mixing {mixed}; "
+        "scaled in training and in testing."
+    )
+
+
+def _is_the_papers_task(settings: Settings) -> bool:
+    ours = (settings.j, settings.k, settings.modulus, settings.h, settings.train_length, settings.test_length)
+    return ours == (1, 3, 17, "sum", 64, 256)
+
+
+def _present(order: Sequence[str], records: list[Record], key: str) -> list[str]:
+    there = {r["cell"][key] for r in records}
+    return [name for name in order if name in there]
+
+
+def _of(records: list[Record], task: str, method: str) -> dict[int, Record]:
+    """The cells of one entry of the table by seed."""
+    return {
+        r["cell"]["seed"]: r for r in records if r["cell"]["task"] == task and r["cell"]["method"] == method
+    }
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
+    summary = summarise([v for v in values if v is not None])
+    return asdict(summary) if summary else None
+
+
+def _accuracies(records: list[Record], task: str, method: str) -> dict[str, Any]:
+    """Per checkpoint and region, over seeds."""
+    cells = _of(records, task, method).values()
+    names = [f"{region}{kind}" for region in ("in_distribution", "ood") for kind in ("", "_shortcut", "_far")]
+    measured = {c: [r[c] for r in cells] for c in CHECKPOINTS}
+    free = [r["last"]["free_running"] for r in cells if "free_running" in r["last"]]
+    if free:
+        measured["free_running"] = free
+    return {kind: {n: _summary([m[n] for m in rows]) for n in names} for kind, rows in measured.items()}
+
+
+def _effects(records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:
+    """OOD accuracy with Resonance minus without, paired by seed (same data, same initial weights)."""
+    effects = {}
+    for plain in methods:
+        without, resonant = _of(records, task, plain), _of(records, task, f"resonance-{plain}")
+        seeds = sorted(without.keys() & resonant.keys())
+        if seeds:
+            effects[plain] = {
+                c: _summary([resonant[s][c]["ood"] - without[s][c]["ood"] for s in seeds])
+                for c in CHECKPOINTS
+            }
+    return effects
+
+
+def _shortcut_only(settings: Settings, task_name: str) -> dict[str, float]:
+    """What a model that knows nothing but the local shortcut scores, and the share of positions it solves."""
+    task = settings.task(task_name)
+    masks = regions(task, settings.train_length, settings.test_length)
+    chance = 1 / settings.modulus
+
+    def score(region: str) -> float:
+        solved, far = masks[f"{region}_shortcut"].sum(), masks[f"{region}_far"].sum()
+        return float((solved + far * chance) / (solved + far))
+
+    return {
+        "in_distribution": shortcut_accuracy(task, settings.train_length),
+        "ood": score("ood"),
+        "far_share_ood": float(masks["ood_far"].mean() / masks["ood"].mean()),
+    }
+
+
+def _machine(record: Record) -> str:
+    made = record["made"]
+    return (
+        f"resrope {made['resrope']}, torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}, "
+        f"{made['machine']}, {made['threads']} thread(s) a cell"
+    )

@@ -1,0 +1,149 @@
+"""A matrix of cells in parallel processes, with the processor's threads divided among them."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from resrope.posgen.presets import Settings
+from resrope.posgen.record import Cell, read_record
+
+Report = Callable[[Cell, int], None]
+
+
+def matrix(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """All combinations; a whole table per seed first, so that an interrupted run has complete ones."""
+    return [
+        Cell(task=task, method=method, seed=seed) for seed in seeds for task in tasks for method in methods
+    ]
+
+
+def default_jobs() -> int:
+    """As many processes as processors this process may use: small models scale over cells, not threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_jobs(jobs: int) -> int:
+    """``jobs`` itself. Raises ValueError when it is less than 1."""
+    if jobs < 1:
+        raise ValueError(f"jobs must be >= 1, got {jobs}")
+    return jobs
+
+
+def run_matrix(
+    out: Path,
+    cells: Sequence[Cell],
+    settings: Settings,
+    *,
+    jobs: int,
+    progress: Report = lambda cell, steps: None,
+    finished: Callable[[Cell, dict[str, Any]], None] = lambda cell, record: None,
+) -> list[dict[str, Any]]:
+    """Run the cells that are not finished; return all records in the order of ``cells``.
+
+    jobs: parallel processes; each gets its share of the processors as threads. ``progress(cell, steps)``
+    is called as steps are done, ``finished`` once per cell run here. Raises ValueError when jobs < 1,
+    and what a cell raised (the other running ones end with it).
+    """
+    check_jobs(jobs)
+    pending = [cell for cell in cells if read_record(out, cell) is None]
+    if pending:
+        workers = min(jobs, len(cells))
+        # By all cells, not by those pending: a cell begun again must get as many threads as before.
+        threads = max(1, default_jobs() // workers)
+        with _pool(workers, threads, progress) as pool:
+            futures = {pool.submit(_work, out, cell, settings): cell for cell in pending}
+            _collect(futures, finished)
+    return [record for cell in cells if (record := read_record(out, cell)) is not None]
+
+
+def _collect(
+    futures: dict[Future[dict[str, Any]], Cell], finished: Callable[[Cell, dict[str, Any]], None]
+) -> None:
+    try:
+        for future in as_completed(futures):
+            finished(futures[future], future.result())
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a worker process was killed (out of memory?); run again to go on, with fewer --jobs"
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+@contextmanager
+def _pool(workers: int, threads: int, progress: Report) -> Iterator[ProcessPoolExecutor]:
+    """Spawned workers (torch does not survive a fork), and a thread that hands on their progress."""
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
+    listener.start()
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (queue, threads, os.getpid()))
+    try:
+        yield pool
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        queue.put(None)
+        listener.join()
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End running cells at once: their checkpoints are whole at every moment."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+
+
+def _listen(queue: Any, progress: Report) -> None:
+    while (message := queue.get()) is not None:
+        progress(*message)
+
+
+_queue: Any = None
+_threads = 1
+
+
+def _begin_worker(queue: Any, threads: int, parent: int) -> None:
+    global _queue, _threads
+    _queue, _threads = queue, threads
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A killed parent cannot stop its workers; they notice, rather than race with its successor."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _work(out: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
+    import torch
+
+    from resrope.posgen.cell import run_cell
+
+    torch.set_num_threads(_threads)  # the cell before may have gone on with another number
+    torch.set_flush_denormal(True)
+    told = time.monotonic()
+    waiting = 0
+
+    def progress(steps: int) -> None:
+        nonlocal told, waiting
+        waiting += steps
+        if time.monotonic() - told > 0.25:
+            _queue.put((cell, waiting))
+            told, waiting = time.monotonic(), 0
+
+    record = run_cell(out, cell, settings, progress)
+    _queue.put((cell, waiting))
+    return record

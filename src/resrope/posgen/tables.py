@@ -1,0 +1,132 @@
+"""The report's tables as rows of text, for the terminal, Markdown and HTML alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TITLES = {
+    "rope": "RoPE",
+    "linear": "Linear (PI)",
+    "ntk": "NTK-aware",
+    "dynamic-ntk": "Dynamic NTK",
+    "yarn": "YaRN",
+    "llama3": "Llama 3",
+    "recursive": "Recursive",
+    "cot": "CoT",
+    "semi-recursive": "Semi-recursive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A titled table; the first column is the row's name."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def title(name: str) -> str:
+    """A task's or method's name as the paper writes it."""
+    plain = name.removeprefix("resonance-")
+    return ("Resonance " if plain != name else "") + TITLES.get(plain, plain)
+
+
+def all_grids(summary: dict[str, Any]) -> list[Grid]:
+    """Table 1, its split, the effect of Resonance, in this order."""
+    grids = [_table_1(summary), _split(summary), _effect(summary)]
+    return [grid for grid in grids if grid.rows]
+
+
+def percent(entry: dict[str, Any] | None) -> str:
+    """``65.3 ± 0.7 [64.5, 66.1]`` in percent: mean, standard deviation, 95 % interval."""
+    if entry is None:
+        return "–"
+    if entry["std"] is None:
+        return _mean(entry)
+    return (
+        f"{100 * entry['mean']:.1f} ± {100 * entry['std']:.1f} "
+        f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+    )
+
+
+def _mean(entry: dict[str, Any] | None) -> str:
+    return "–" if entry is None else f"{100 * entry['mean']:.1f}"
+
+
+def _table_1(summary: dict[str, Any]) -> Grid:
+    """OOD accuracy of the last and the lowest-loss checkpoint, and the paper's, per task."""
+    header = ["OOD accuracy, %"]
+    for task in summary["tasks"]:
+        header += [title(task), "lowest loss"] + (["paper"] if summary["paper"] else [])
+    rows = []
+    for method in summary["methods"]:
+        row = [title(method)]
+        for task in summary["tasks"]:
+            entry = summary["accuracy"][task][method]
+            row += [percent(entry["last"]["ood"]), percent(entry["best"]["ood"])]
+            if summary["paper"]:
+                theirs = summary["paper"].get(task, {}).get(method)
+                row.append("–" if theirs is None else f"{theirs:.2f}")
+        rows.append(row)
+    seeds = len(summary["seeds"])
+    spread = "± standard deviation [95 % interval] over seeds" if seeds > 1 else "one seed: no interval"
+    return Grid(
+        f"Table 1: accuracy beyond the training length ({seeds} seed{'s' * (seeds > 1)})",
+        header,
+        rows,
+        f"Each task: after the last step, then at the lowest validation loss; {spread}. Chance is "
+        f"{100 / summary['settings']['modulus']:.1f} %.",
+    )
+
+
+def _split(summary: dict[str, Any]) -> Grid:
+    """In distribution and beyond, each at positions with a shortcut and at those that need the far token."""
+    names = [f"{region}{kind}" for region in ("in_distribution", "ood") for kind in ("", "_shortcut", "_far")]
+    header = ["accuracy, %", "in distribution", "… local", "… far", "OOD", "… local", "… far"]
+    rows = []
+    for task in summary["tasks"]:
+        for method in summary["methods"]:
+            last = summary["accuracy"][task][method]["last"]
+            rows.append([f"{title(task)}, {title(method)}", *(_mean(last[n]) for n in names)])
+        mark = summary["shortcut_only"][task]
+        cells = [f"{100 * mark['in_distribution']:.1f}", "", "", f"{100 * mark['ood']:.1f}", "", ""]
+        rows.append([f"{title(task)}, shortcut alone", *cells])
+    return Grid(
+        "Where the accuracy comes from",
+        header,
+        rows,
+        "Last step, mean over seeds. local: a fixed rule on the last j+k+1 tokens gives the answer; far: it "
+        "needs the token at the pointer. 'Shortcut alone' is what a model scores that knows only that rule.",
+    )
+
+
+def _effect(summary: dict[str, Any]) -> Grid:
+    rows = [
+        [
+            f"{title(task)}, {title(plain)}",
+            *(_signed(effect[c]) for c in ("last", "best")),
+            _paper_effect(summary, task, plain),
+        ]
+        for task in summary["tasks"]
+        for plain, effect in summary["resonance_effect"][task].items()
+    ]
+    return Grid(
+        "What Resonance adds to the OOD accuracy",
+        ["percentage points", "last step", "lowest loss", "paper"],
+        rows,
+        "Paired by seed: same sequences, same initial weights.",
+    )
+
+
+def _signed(entry: dict[str, Any]) -> str:
+    text = percent(entry)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _paper_effect(summary: dict[str, Any], task: str, plain: str) -> str:
+    theirs = summary["paper"].get(task, {})
+    resonant = f"resonance-{plain}"
+    return f"{theirs[resonant] - theirs[plain]:+.1f}" if plain in theirs and resonant in theirs else "–"

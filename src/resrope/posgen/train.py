@@ -1,0 +1,128 @@
+"""Train one model; every step is a function of the settings, the seed and the state before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resrope.posgen.model import Decoder
+from resrope.posgen.presets import Settings
+
+
+def steps_per_epoch(settings: Settings) -> int:
+    """Optimiser steps an epoch; the last batch may be smaller."""
+    return math.ceil(settings.train_rows / settings.batch_size)
+
+
+def total_steps(settings: Settings) -> int:
+    """Optimiser steps of a whole run."""
+    return settings.epochs * steps_per_epoch(settings)
+
+
+def look_steps(settings: Settings) -> list[int]:
+    """After how many steps to evaluate: evenly spread, the last one at the end."""
+    total, looks = total_steps(settings), min(settings.looks, total_steps(settings))
+    return [round(total * (i + 1) / looks) for i in range(looks)]
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """The rate of step 0, 1, …: half-cosine from peak/25 to the peak, then down to 0; or constant."""
+    peak, total = settings.learning_rate, total_steps(settings)
+    if settings.schedule == "constant":
+        return peak
+    rise = settings.warmup * total
+    if step < rise:
+        return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * step / rise)) / 2
+    return peak * (1 + math.cos(math.pi * (step - rise) / (total - rise))) / 2
+
+
+def batch_rows(step: int, settings: Settings, seed: int) -> Tensor:
+    """Which training rows step ``step`` sees: each epoch is its own permutation of all rows."""
+    epoch, index = divmod(step, steps_per_epoch(settings))
+    order = _epoch_order(epoch, settings.train_rows, seed)
+    return order[index * settings.batch_size : (index + 1) * settings.batch_size]
+
+
+_orders: dict[tuple[int, int, int], Tensor] = {}
+
+
+def _epoch_order(epoch: int, rows: int, seed: int) -> Tensor:
+    key = (epoch, rows, seed)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = torch.from_numpy(np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows))
+    return _orders[key]
+
+
+@dataclass
+class Trainer:
+    """A model and its AdamW between steps. ``step`` counts the steps done.
+
+    tokens: [train_rows, train_length] int64; cos, sin: [train_length-1, head_dim/2] float32 with the
+    attention factor in them.
+    """
+
+    settings: Settings
+    seed: int
+    tokens: Tensor
+    cos: Tensor
+    sin: Tensor
+    step: int = 0
+    model: Decoder = field(init=False)
+    optimizer: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = Decoder(self.settings.model, seed=self.seed)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+
+    def losses(self, until: int) -> Iterator[float]:
+        """Train until ``until`` steps are done, yielding each step's mean loss in nats."""
+        while self.step < until:
+            yield self._one_step()
+
+    def _one_step(self) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.settings)
+        batch = self.tokens[batch_rows(self.step, self.settings, self.seed)]
+        prefix = self.settings.j + self.settings.k
+        # Seeds of dropout are spread so that no two (seed, step) pairs share one.
+        dropout_seed = self.seed * 2**32 + self.step
+        logits = self.model(batch[:, :-1], self.cos, self.sin, dropout_seed=dropout_seed)
+        loss = F.cross_entropy(logits[:, prefix - 1 :].flatten(0, 1), batch[:, prefix:].flatten())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next step depends on, but for ``step``: weights and both moments."""
+        named = dict(self.model.named_parameters())
+        state = {f"model.{name}": p.detach() for name, p in named.items()}
+        for name, p in named.items():
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[f"{moment}.{name}"] = self.optimizer.state[p][moment]
+        return state
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        """Inverse of ``state``: the following steps give the same bits as without the interruption."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                p.copy_(state[f"model.{name}"])
+                self.optimizer.state[p] = {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": state[f"exp_avg.{name}"].clone(),
+                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone(),
+                }
+        self.step = step

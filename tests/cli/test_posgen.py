@@ -1,0 +1,75 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from resrope.cli import main
+from resrope.posgen.store import read_splits
+
+SMALL = "train_rows=60 validation_rows=12 test_rows=10 train_length=12 test_length=24".split()
+TINY = [*SMALL, *"d_model=16 n_heads=2 head_dim=8 d_ff=32 n_layers=1 epochs=2 batch_size=16 looks=2".split()]
+
+
+def sets(pairs):
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def output(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    assert (caught.value.code, err) == (0, "")
+    return out
+
+
+def test_generate(capsys, tmp_path):
+    out = tmp_path / "data"
+    command = ["posgen", "generate", "--task", "cot", "--out", str(out), *sets(SMALL)]
+    assert "train 60 × 12, validation 12 × 24, test 10 × 24; written" in output(capsys, *command)
+    assert "already there, nothing written" in output(capsys, *command)
+    task, splits = read_splits(out)
+    assert task.name == "cot"
+    assert splits.test.shape == (10, 24)
+    manifest = json.loads(output(capsys, *command, "--json"))
+    assert manifest["splits"]["train"]["rows"] == 60
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--seed", "1"])
+    assert caught.value.code == 2
+    assert "other settings (seed" in capsys.readouterr().err
+
+
+def test_show(capsys, tmp_path):
+    picture = tmp_path / "figure2.png"
+    out = output(capsys, *"posgen show --task cot --position 5 --prefix 1,2,3,4 --plot".split(), str(picture))
+    assert "x_5 = (x_0 + x_2 + x_3 + x_4) mod 7 = (1 + 3 + 4 + 3) mod 7 = 4" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert output(capsys, "posgen", "show").count(" mod 7 = ") == 6
+
+
+def test_run_report_and_run_again(tmp_path):
+    """As a user would, in processes of their own."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-c",
+        "from resrope.cli import main; main()",
+        "posgen",
+        "run",
+        "--out",
+        str(out),
+    ]
+    command += ["--task", "cot", "--method", "rope,resonance-rope", "--seeds", "0,1", *sets(TINY)]
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Table 1: accuracy beyond the training length (2 seeds)" in first.stdout
+    assert first.stdout.count("in distribution  ") >= 4
+    for name in ("report.html", "report.md", "report.json", "training.png", "positions.png"):
+        assert str(out / name) in first.stdout.replace("\n", "")
+        assert (out / name).stat().st_size > 0
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("record.json")}
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["seeds"] == [0, 1]
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("record.json")}
+    other = subprocess.run([*command, "--set", "dropout=0.2"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "holds a run of other settings: dropout 0.0 (asked for 0.2)" in other.stderr

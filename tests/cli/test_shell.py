@@ -1,0 +1,161 @@
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import resrope
+from resrope.cli import main
+
+RESROPE = [sys.executable, "-c", "from resrope.cli import main; main()"]
+
+
+def call(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["inspect"], ["posgen"], *(["posgen", c] for c in ("generate", "show", "run", "report"))]
+)
+def test_help_has_an_example(capsys, command):
+    code, out, _ = call(capsys, *command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+    if command not in ([], ["posgen"]):
+        assert "Example:" in out
+
+
+def test_version(capsys):
+    assert call(capsys, "--version") == (0, f"resrope {resrope.__version__}\n", "")
+
+
+def test_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert version("resrope") == resrope.__version__
+
+
+def test_help_is_fast_and_needs_no_torch():
+    """Best of five: a busy machine must not decide."""
+    code = "import sys; sys.argv = ['resrope', '--help']\ntry:\n    from resrope.cli import main; main()\n"
+    code += "finally:\n    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nonsense", "No such command 'nonsense'"),
+        ("inspect --no-such-option", "No such option: --no-such-option"),
+        ("inspect", "inspect needs a model or --head-dim, got neither"),
+        ("inspect --head-dim 63 --train-length 64", "head_dim must be even (features are pairs), got 63"),
+        ("inspect --head-dim 64", "--train-length must be given"),
+        ("inspect --head-dim 64 --train-length 64 --test-length 64", "train_length must be shorter than"),
+        ("inspect --head-dim 64 --train-length 64 --method yran", "unknown method 'yran'; there are rope"),
+        ("inspect --head-dim 64 --method yarn --factor 0.5 --original-length 64", "factor must be a finite"),
+        (
+            "inspect --head-dim 64 --method yarn --factor 2 --original-length 64 --set beta_fast=1",
+            "beta_fast must be a finite number > 1 (above beta_slow), got 1",
+        ),
+        (
+            "inspect --head-dim 64 --method yarn --factor 2 --train-length 9 --set beta=1",
+            "does not take beta",
+        ),
+        ("inspect --head-dim 64 --train-length 64 --factor 2", "factor must come with --method"),
+        ("inspect --head-dim 64 --train-length 64 --set x", "--set takes name=value, got 'x'"),
+        ("inspect no/such/model", "no/such/model: no such file or folder"),
+        (
+            "inspect no/such/model --head-dim 64",
+            "--head-dim and --rope-theta describe a method without a model",
+        ),
+        ("posgen run", "Missing option '--out'"),
+        ("posgen run --out OUT --preset fast", "unknown preset 'fast'; there are quick, small, paper"),
+        (
+            "posgen run --out OUT --task maths",
+            "task must be one of recursive, cot, semi-recursive, got 'maths'",
+        ),
+        ("posgen run --out OUT --method alibi", "method must be one of rope"),
+        ("posgen run --out OUT --seeds one", "--seeds takes integers >= 0"),
+        ("posgen run --out OUT --set epoch=1", "unknown setting 'epoch'"),
+        ("posgen run --out OUT --set modulus=3", "prefixes exist, fewer than the 12000 sequences asked for"),
+        ("posgen run --out OUT --jobs 0", "jobs must be >= 1, got 0"),
+        ("posgen report OUT", "must be the folder of a PosGen run"),
+        ("posgen generate --task cot --out OUT --set modulus=5", "5 ** 4 = 625 prefixes exist, fewer than"),
+        ("posgen generate --task cot --out OUT --seed -1", "seed must be >= 0, got -1"),
+        ("posgen show --position 3", "position must be >= j+k = 4"),
+        ("posgen show --prefix 1,2", "prefixes must have shape [n, j+k = 4], got (1, 2)"),
+        ("posgen show --prefix a,b", "--prefix takes integers >= 0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(capsys, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    code, stdout, stderr = call(capsys, *(str(out) if a == "OUT" else a for a in arguments.split()))
+    assert code == 2
+    assert stdout == ""
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert message in stderr
+    assert not out.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+@pytest.mark.parametrize("command", ["posgen generate --task cot", "posgen run --task cot --method rope"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, command):
+    """A file size limit of 1.5 KiB stands in for a disk that fills up in the middle of a write."""
+    import resource
+
+    small = "train_rows=200 validation_rows=20 test_rows=20 train_length=12 test_length=24".split()
+    small += ["d_model=16", "epochs=1"] if "run" in command else []
+    arguments = [*command.split(), "--out", str(tmp_path / "out"), *(p for s in small for p in ("--set", s))]
+    done = subprocess.run(
+        [*RESROPE, *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1536, 1536)),
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*File too large.*", done.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "run.json"]
+    assert left == []
+
+
+def test_interrupting_says_how_to_go_on(capsys, monkeypatch):
+    import resrope.posgen.show
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resrope.posgen.show, "example", interrupt)
+    code, _, err = call(capsys, "posgen", "show")
+    assert (code, err) == (130, "interrupted; run the same command again to go on\n")
+
+
+def test_our_own_defects_keep_their_traceback(monkeypatch):
+    import resrope.posgen.show
+
+    def broken(*args, **kwargs):
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr(resrope.posgen.show, "example", broken)
+    with pytest.raises(AssertionError, match="a defect"):
+        main(["posgen", "show"])
+
+
+def test_a_missing_extra_names_its_install(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = call(capsys, "posgen", "run", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "pip install 'resrope[posgen]'" in err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,28 @@
+import pytest
+
+from resrope.posgen.presets import Settings
+
+TINY = {
+    "d_model": 16,
+    "n_heads": 2,
+    "head_dim": 8,
+    "d_ff": 32,
+    "n_layers": 1,
+    "train_rows": 60,
+    "validation_rows": 12,
+    "test_rows": 10,
+    "train_length": 12,
+    "test_length": 24,
+    "epochs": 3,
+    "batch_size": 16,
+    "looks": 4,
+    "look_rows": 6,
+    "learning_rate": 1e-2,
+    "dropout": 0.1,
+}
+
+
+@pytest.fixture
+def tiny():
+    """A run of a second: every mechanism of the real one, dropout included."""
+    return Settings().override(TINY)

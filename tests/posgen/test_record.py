@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from resrope.posgen.record import (
+    Cell,
+    open_run,
+    read_run,
+    read_tensors,
+    write_tensors,
+)
+
+
+def test_a_run_folder_remembers_its_settings(tiny, tmp_path):
+    out = tmp_path / "runs" / "a"
+    open_run(out, "quick", tiny)
+    assert read_run(out) == ("quick", tiny)
+    before = (out / "run.json").read_bytes()
+    open_run(out, "quick", tiny)
+    assert (out / "run.json").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(tiny, tmp_path):
+    open_run(tmp_path, "quick", tiny)
+    with pytest.raises(ValueError, match=r"other settings: epochs 3 \(asked for 9\); use another --out"):
+        open_run(tmp_path, "quick", tiny.override({"epochs": 9}))
+
+
+def test_other_folders_are_refused(tiny, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="must be a new folder or a PosGen run"):
+        open_run(tmp_path, "quick", tiny)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ValueError, match=r"has no run\.json"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["not json", "[]", '{"schema": "other"}', '{"schema": "resrope-posgen-1", "settings": {}}']
+)
+def test_damaged_run_files(tiny, tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json"):
+        read_run(tmp_path)
+
+
+def test_tensors_and_notes_round_trip(tmp_path):
+    path = tmp_path / "deep" / "a.safetensors"
+    tensors = {"x": torch.randn(3, 4), "y": torch.arange(5)}
+    write_tensors(path, tensors, {"step": 7, "history": [{"loss": 0.1 + 0.2}]})
+    back, notes = read_tensors(path)
+    assert notes == {"step": 7, "history": [{"loss": 0.1 + 0.2}]}
+    assert all(torch.equal(back[k], v) for k, v in tensors.items())
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"damaged .* delete it to start that cell again"):
+        read_tensors(path)
+
+
+def test_cells_are_named_by_what_they_are():
+    assert Cell(task="cot", method="resonance-yarn", seed=3).name == "cot-resonance-yarn-seed3"

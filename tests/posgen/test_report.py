@@ -1,0 +1,81 @@
+import copy
+import json
+import re
+
+import pytest
+
+from resrope.posgen.cell import run_cell
+from resrope.posgen.page import write_report
+from resrope.posgen.record import Cell, cell_folder, open_run
+from resrope.posgen.report import PAPER_TABLE_1, embedding_used, summarise_run
+from resrope.posgen.runner import matrix
+from resrope.posgen.tables import all_grids
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """Two tasks, RoPE with and without Resonance, two seeds: one real cell, the others made from it."""
+    open_run(tmp_path, "quick", tiny)
+    record = run_cell(tmp_path, Cell(task="cot", method="rope", seed=0), tiny)
+    cells = matrix(["cot", "semi-recursive"], ["rope", "resonance-rope"], [0, 1])
+    for i, cell in enumerate(cells):
+        made = copy.deepcopy(record)
+        made["cell"] = {"task": cell.task, "method": cell.method, "seed": cell.seed}
+        for checkpoint in ("last", "best"):
+            made[checkpoint]["ood"] = 0.1 * i
+        folder = cell_folder(tmp_path, cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "record.json").write_text(json.dumps(made))
+    return tmp_path
+
+
+def test_summary_by_hand(run):
+    """OOD accuracies are 0.0, 0.1 (cot), 0.2, 0.3 for seed 0 and 0.4 higher for seed 1."""
+    summary = summarise_run(run)
+    assert (summary["tasks"], summary["methods"]) == (["cot", "semi-recursive"], ["rope", "resonance-rope"])
+    assert summary["seeds"] == [0, 1]
+    ood = summary["accuracy"]["cot"]["resonance-rope"]["last"]["ood"]
+    assert ood["mean"] == pytest.approx(0.3)
+    assert sorted(ood["values"]) == pytest.approx([0.1, 0.5])
+    effect = summary["resonance_effect"]["semi-recursive"]["rope"]["last"]
+    assert effect["mean"] == pytest.approx(0.1)
+    assert effect["std"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_papers_numbers_stand_only_beside_the_papers_task(run):
+    assert summarise_run(run)["paper"] == {}  # lengths 12 and 24 are not the paper's
+    assert PAPER_TABLE_1["cot"]["resonance-yarn"] == 99.58
+
+
+def test_which_yarn_was_used(tiny):
+    assert "β_fast = 2, β_slow = 1, ramp linear in the feature index (rounded bounds)" in embedding_used(tiny)
+    other = tiny.override({"ramp": "turns", "blend": "wavelength", "beta_fast": 32.0})
+    assert "β_fast = 32, β_slow = 1, ramp linear in the L/λ, mixing wavelengths" in embedding_used(other)
+
+
+def test_files(run):
+    files = write_report(run)
+    page = files["report.html"].read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)  # one file, nothing to load
+    for grid in all_grids(summarise_run(run)):
+        assert grid.title in files["report.md"].read_text()
+        assert all(len(row) == len(grid.header) for row in grid.rows)
+    assert json.loads(files["report.json"].read_text())["preset"] == "quick"
+    assert files["training.png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_has_no_interval(run):
+    for path in run.glob("cells/*seed1"):
+        (path / "record.json").unlink()
+    grid = all_grids(summarise_run(run))[0]
+    assert "one seed: no interval" in grid.note
+    assert grid.rows[0][1] == "0.0"
+
+
+def test_nothing_to_report(tiny, tmp_path):
+    with pytest.raises(ValueError, match="must be the folder of a PosGen run"):
+        summarise_run(tmp_path)
+    open_run(tmp_path, "quick", tiny)
+    with pytest.raises(ValueError, match="no finished cell yet"):
+        summarise_run(tmp_path)

@@ -1,0 +1,147 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from resrope.posgen.cell import run_cell
+from resrope.posgen.record import Cell, cell_folder, open_run, read_records
+from resrope.posgen.runner import matrix, run_matrix
+
+CELLS = matrix(["cot"], ["rope", "resonance-yarn"], [0])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def numbers(records):
+    """Records without what may differ: when, how fast and where they were made."""
+    return [{k: v for k, v in r.items() if k != "made"} for r in records]
+
+
+def test_matrix_completes_a_table_per_seed():
+    cells = matrix(["cot", "recursive"], ["rope"], [0, 1])
+    assert [c.name for c in cells] == [
+        "cot-rope-seed0",
+        "recursive-rope-seed0",
+        "cot-rope-seed1",
+        "recursive-rope-seed1",
+    ]
+
+
+def test_a_record_explains_itself(tiny, tmp_path):
+    record = run_cell(tmp_path, Cell(task="semi-recursive", method="resonance-yarn", seed=1), tiny)
+    assert record["cell"] == {"task": "semi-recursive", "method": "resonance-yarn", "seed": 1}
+    assert record["settings"]["epochs"] == 3
+    assert record["embedding"]["training"]["periods"] == record["embedding"]["testing"]["periods"]
+    assert [h["step"] for h in record["history"]] == [3, 6, 9, 12]
+    assert len(record["last"]["correct_by_position"]) == 24
+    lowest = min(record["history"], key=lambda h: h["validation_loss"])
+    assert record["best"]["step"] == lowest["step"]
+    assert record["made"]["threads"] == 1
+    assert not list(tmp_path.rglob("checkpoint*"))
+    folder = cell_folder(tmp_path, Cell(task="semi-recursive", method="resonance-yarn", seed=1))
+    assert sorted(p.name for p in folder.iterdir()) == ["best.safetensors", "last.safetensors", "record.json"]
+
+
+def test_a_finished_cell_is_never_repeated(tiny, tmp_path):
+    cell = Cell(task="cot", method="rope", seed=0)
+    first = run_cell(tmp_path, cell, tiny)
+    steps = []
+    assert run_cell(tmp_path, cell, tiny, steps.append) == first
+    assert steps == []
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 11])
+def test_interrupted_between_steps_it_ends_with_the_same_bits(tiny, tmp_path, stop_after):
+    """Also the weights, and also when what was lost since the last look is done again."""
+    cell = Cell(task="cot", method="resonance-rope", seed=0)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = run_cell(whole, cell, tiny)
+
+    def interrupt(steps):
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise KeyboardInterrupt
+
+    left = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(broken, cell, tiny, interrupt)
+    assert numbers([run_cell(broken, cell, tiny)]) == numbers([expected])
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (cell_folder(whole, cell) / name).read_bytes() == (
+            cell_folder(broken, cell) / name
+        ).read_bytes()
+
+
+def test_free_running_is_an_option(tiny, tmp_path):
+    record = run_cell(tmp_path, CELLS[0], tiny.override({"free_running_rows": 3}))
+    free = record["last"]["free_running"]
+    assert free["rows"] == 3
+    assert set(free) >= {"in_distribution", "ood", "correct_by_position"}
+
+
+COMMAND = [sys.executable, "-c", "from resrope.cli import main; main()", "posgen", "run"]
+
+
+def command(out, settings, *more):
+    pairs = [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+    return [*COMMAND, "--out", str(out), "--task", "cot", "--method", "rope,resonance-yarn", *pairs, *more]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(tiny, tmp_path):
+    """SIGKILL to the parent at random moments, run again until done, compare with a run in peace."""
+    settings = asdict(tiny) | {"epochs": 120, "looks": 30}
+    peaceful, killed = tmp_path / "peaceful", tmp_path / "killed"
+    subprocess.run(command(peaceful, settings, "--jobs", "2"), check=True, capture_output=True)
+    rng, kills = random.Random(0), 0
+    while kills < 3:
+        process = subprocess.Popen(
+            command(killed, settings, "--jobs", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        known = checkpoints(killed)
+        while checkpoints(killed) == known and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run(command(killed, settings, "--jobs", "2"), check=True, capture_output=True)
+    assert numbers(read_records(killed)) == numbers(read_records(peaceful))
+    assert not list(killed.rglob("*.partial"))
+
+
+def checkpoints(out):
+    """What is on disk now, as (name, time) pairs."""
+    return {(p.name, p.stat().st_mtime_ns) for p in out.rglob("*.safetensors") if p.exists()}
+
+
+def test_a_worker_that_dies_is_one_line(tiny, tmp_path):
+    open_run(tmp_path, "quick", tiny)
+    long = tiny.override({"epochs": 4000})
+
+    def kill_a_worker(cell, steps):
+        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True)
+        for pid in children.stdout.split()[-1:]:
+            os.kill(int(pid), signal.SIGKILL)
+
+    with pytest.raises(ValueError, match="a worker process was killed"):
+        run_matrix(tmp_path, CELLS, long, jobs=1, progress=kill_a_worker)
+
+
+def test_jobs_must_be_positive(tiny, tmp_path):
+    with pytest.raises(ValueError, match="jobs must be >= 1, got 0"):
+        run_matrix(tmp_path, CELLS, tiny, jobs=0)
