@@ -9,8 +9,8 @@ demo: .venv/demo-ready
 	$(BIN)/resrope posgen run --preset quick --out runs/quick
 
 test: .venv/test-ready
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks results
+	$(BIN)/ruff check src tests benchmarks results
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ from resrope.spec import RopeSpec, check, method
 TABLE_1_METHODS = ("rope", "resonance-rope", "yarn", "resonance-yarn")
 # Methods whose parameters follow from `factor` and the training length alone.
 _PLAIN_METHODS = ("rope", "linear", "ntk", "dynamic-ntk", "yarn", "llama3")
-METHODS = (*_PLAIN_METHODS, *(f"resonance-{name}" for name in _PLAIN_METHODS))
+METHODS = tuple(prefix + name for name in _PLAIN_METHODS for prefix in ("", "resonance-"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +164,8 @@ _SMALL: dict[str, Any] = {
     "d_ff": 512,
     "dropout": 0.0,
     "batch_size": 16,
-    "learning_rate": 2e-3,
+    "learning_rate": 1.5e-3,
+    "warmup": 0.2,
 }
 
 PRESETS: dict[str, Settings] = {
