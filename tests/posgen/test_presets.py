@@ -86,5 +86,5 @@ def test_any_junk_in_any_field_is_a_value_error():
 def test_unknown_names_list_what_there_is():
     with pytest.raises(ValueError, match="unknown preset 'fast'; there are quick, small, paper"):
         preset("fast")
-    with pytest.raises(ValueError, match="method must be one of rope, linear"):
+    with pytest.raises(ValueError, match="method must be one of rope, resonance-rope"):
         preset("quick").spec("longrope")

@@ -6,6 +6,10 @@ import io
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from resrope.posgen.evaluate import regions
+from resrope.posgen.presets import Settings
 from resrope.posgen.tables import title
 
 Record = dict[str, Any]
@@ -75,28 +79,36 @@ def _training(summary: dict[str, Any], records: list[Record]) -> Any:
 
 
 def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
-    """Accuracy at every position of the test sequences, last checkpoint, mean over seeds."""
-    tasks, settings = summary["tasks"], summary["settings"]
-    prefix, trained = settings["j"] + settings["k"], settings["train_length"]
+    """Accuracy at every position of the test sequences, last checkpoint, mean over seeds.
+
+    Positions that need the far token are drawn apart, dotted: on one line the two kinds would alternate.
+    """
+    tasks, settings = summary["tasks"], Settings(**summary["settings"])
     figure, axes = _figure(len(tasks), 1)
     figure.set_size_inches(11, 2.7 * len(tasks))
     for row, task in enumerate(tasks):
         axis = axes[row][0]
+        masks = regions(settings.task(task), settings.train_length, settings.test_length)
+        local = np.flatnonzero(masks["in_distribution_shortcut"] | masks["ood_shortcut"])
+        far = np.flatnonzero(masks["in_distribution_far"] | masks["ood_far"])
         for method in summary["methods"]:
             cells = _of(records, task, method)
             if not cells:
                 continue
-            per_cell = [
-                [100 * c / r["last"]["rows"] for c in r["last"]["correct_by_position"]] for r in cells
-            ]
-            mean = [fmean(column) for column in zip(*per_cell, strict=True)]
-            axis.plot(range(prefix, len(mean)), mean[prefix:], **{**_style(method), "linewidth": 1.0})
-        axis.axvline(trained - 0.5, color="0.4", linewidth=0.8, linestyle=":")
-        axis.text(trained + 1, 3, "never trained →", fontsize=8, color="0.35")
-        axis.axhline(100 / settings["modulus"], color="0.7", linewidth=0.8)
+            mean = np.mean([np.array(_last(r)) for r in cells], axis=0)
+            axis.plot(local, mean[local], **{**_style(method), "linewidth": 1.0})
+            axis.plot(far, mean[far], ".", color=_style(method)["color"], markersize=3, alpha=0.5)
+        axis.axvline(settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
+        axis.text(settings.train_length + 1, 12, "never trained →", fontsize=8, color="0.35")
+        axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
         axis.set_ylim(0, 102)
         axis.set_title(title(task), fontsize=10)
         axis.set_ylabel("accuracy (%)")
-    axes[-1][0].set_xlabel("position")
+    axes[-1][0].set_xlabel("position (dots: positions that need the far token)")
     axes[0][0].legend(fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0))
     return figure
+
+
+def _last(record: Record) -> list[float]:
+    last = record["last"]
+    return [100 * correct / last["rows"] for correct in last["correct_by_position"]]

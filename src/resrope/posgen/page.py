@@ -17,7 +17,8 @@ from resrope.posgen.tables import Grid, all_grids
 _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
     "can rise and fall again: a single checkpoint misleads.",
-    "positions.png": "Accuracy at every position of the test sequences, last step.",
+    "positions.png": "Accuracy at every position of the test sequences, last step. Lines: positions that a "
+    "local rule solves; dots: positions that need the far token; grey: chance.",
 }
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #24292f; max-width: 70rem;
