@@ -33,11 +33,13 @@ def main(run: Path, out: Path) -> None:
 
 def describe(preset: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Commit, command, machine, seconds."""
+    seeds = sorted({r["cell"]["seed"] for r in records})
+    chosen = ",".join(map(str, seeds))
     seconds = {"-".join(str(v) for v in r["cell"].values()): r["made"]["seconds"] for r in records}
     return {
         "commit": git("rev-parse", "HEAD"),
-        "command": f"resrope posgen run --preset {preset} --out runs/{preset}",
-        "seeds": sorted({r["cell"]["seed"] for r in records}),
+        "command": f"resrope posgen run --preset {preset} --seeds {chosen} --out runs/{preset}",
+        "seeds": seeds,
         "date": date.today().isoformat(),
         "machine": {k: v for k, v in records[0]["made"].items() if k != "seconds"}
         | {"processor": processor()},

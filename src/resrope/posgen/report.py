@@ -139,5 +139,5 @@ def _machine(record: Record) -> str:
     made = record["made"]
     return (
         f"resrope {made['resrope']}, torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}, "
-        f"{made['machine']}, {made['threads']} thread(s) a cell"
+        f"{made['machine']}, threads a cell: {made['threads']}"
     )
