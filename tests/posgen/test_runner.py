@@ -1,5 +1,5 @@
 import json
-import os
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -134,9 +134,8 @@ def test_a_worker_that_dies_is_one_line(tiny, tmp_path):
     long = tiny.override({"epochs": 4000})
 
     def kill_a_worker(cell, steps):
-        children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True)
-        for pid in children.stdout.split()[-1:]:
-            os.kill(int(pid), signal.SIGKILL)
+        for child in multiprocessing.active_children():
+            child.kill()
 
     with pytest.raises(ValueError, match="a worker process was killed"):
         run_matrix(tmp_path, CELLS, long, jobs=1, progress=kill_a_worker)

