@@ -1,65 +1,63 @@
 """Keep the report of a finished run: `python results/keep.py runs/quick results/quick`.
 
-Copies the report, the pictures and every cell's record (one file), and writes provenance.json: the commit
-that ran it, the command, the machine, the seconds. Run it from the checkout that made the run.
+Draws the report anew, copies it and every cell's record (in one file), and writes provenance.json. Commit,
+date, machine and seconds are those the cells recorded when they ran; a run of mixed commits, or of a checkout
+with changes, is refused.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-import subprocess
 import sys
-from datetime import date
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-FILES = ("report.md", "report.json", "report.html", "training.png", "positions.png", "run.json")
+from resrope.posgen.page import write_report
+from resrope.posgen.presets import Settings, preset
+from resrope.posgen.provenance import commit
+from resrope.posgen.record import Cell, read_records, read_run
 
 
 def main(run: Path, out: Path) -> None:
     """Copy and describe."""
-    if git("status", "--porcelain", "--untracked-files=no"):
-        sys.exit("the checkout has uncommitted changes: no commit describes this run")
+    name, settings = read_run(run)
+    records = read_records(run)
+    provenance = describe(name, settings, records)
+    _, files = write_report(run)
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        shutil.copyfile(run / name, out / name)
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(run.glob("cells/*/record.json"))]
+    for path in (*files.values(), run / "run.json"):
+        shutil.copyfile(path, out / path.name)
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
-    provenance = describe(json.loads((run / "run.json").read_text(encoding="utf-8"))["preset"], records)
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
-def describe(preset: str, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Commit, command, machine, seconds."""
-    seeds = sorted({r["cell"]["seed"] for r in records})
-    chosen = ",".join(map(str, seeds))
-    seconds = {"-".join(str(v) for v in r["cell"].values()): r["made"]["seconds"] for r in records}
+def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What made the records, and the command that makes them again."""
+    made = [{k: v for k, v in r["made"].items() if k != "seconds"} for r in records]
+    commits = sorted({str(m["commit"]) for m in made})
+    if len(commits) > 1 or commits[0] == "None" or "+" in commits[0]:
+        sys.exit(f"the cells must have run at one clean commit, got {', '.join(commits)}")
+    seconds = {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records}
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "command": f"resrope posgen run --preset {preset} --seeds {chosen} --out runs/{preset}",
-        "seeds": seeds,
-        "date": date.today().isoformat(),
-        "machine": {k: v for k, v in records[0]["made"].items() if k != "seconds"}
-        | {"processor": processor()},
+        "command": command(name, settings, records),
+        "made": made[0],
+        "report_drawn_at": commit(Path(__file__).parent),
         "seconds_per_cell": seconds,
         "seconds_in_all": round(sum(seconds.values()), 1),
     }
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+def command(name: str, settings: Settings, records: list[dict[str, Any]]) -> str:
+    """The run's command line, from what the run holds: preset, changed settings, cells."""
+    usual = asdict(preset(name))
+    changed = [f"--set {k}={json.dumps(v)}" for k, v in asdict(settings).items() if usual[k] != v]
+    chosen = {key: dict.fromkeys(str(r["cell"][key]) for r in records) for key in ("task", "method", "seed")}
+    parts = [f"--task {','.join(chosen['task'])}", f"--method {','.join(chosen['method'])}"]
+    return " ".join(
+        ["resrope posgen run", f"--preset {name}", *parts, f"--seeds {','.join(chosen['seed'])}", *changed]
     )
-
-
-def git(*arguments: str) -> str:
-    """What git prints."""
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -13,6 +14,8 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     A reader, or a run after a kill at any moment, sees the old file or the new one. Text is UTF-8.
     Raises OSError (a full disk, no permission) and then leaves `path` as it was.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(path.parent))
     temporary = beside(path)
     try:
         with temporary.open("xb") as file:
@@ -20,6 +23,8 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -27,3 +32,9 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 def beside(path: Path) -> Path:
     """A fresh hidden name in the same folder, so that a rename never crosses file systems."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed in the middle of ``atomic_write`` left in ``folder``."""
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)

@@ -90,6 +90,29 @@ def test_help_is_fast_and_needs_no_torch():
         ("posgen run --out OUT --set epoch=1", "unknown setting 'epoch'"),
         ("posgen run --out OUT --set modulus=3", "prefixes exist, fewer than the 12000 sequences asked for"),
         ("posgen run --out OUT --jobs 0", "jobs must be >= 1, got 0"),
+        ("posgen run --out OUT --seeds 99999999999", "--seeds takes integers >= 0 and < 2^31"),
+        ("posgen run --out OUT --seeds=", "--seeds takes integers"),
+        ("posgen run --out OUT --task=", "--task takes names with commas between"),
+        ("posgen run --out OUT --set k=10000000", "k must be an integer >= 1 and <= 1000"),
+        ("posgen run --out OUT --set d_model=1000000000", "d_model must be an integer >= 1 and <= 65536"),
+        ("posgen run --out OUT --method ntk --set rope_theta=1e308 --set factor=1e10", "within float64"),
+        (
+            "posgen generate --task cot --out OUT --set test_length=1000000000",
+            "test_length must be an integer",
+        ),
+        ("posgen show --position 50000000", "position must be an integer >= 0 and <= 10000"),
+        ("inspect --head-dim 2000000000 --train-length 9", "head_dim must be an integer >= 2 and <= 65536"),
+        ("inspect --head-dim 64 --train-length 4096 --test-length 1000000000000", "test_length must be an"),
+        ("inspect --head-dim 64 --train-length 0", "train_length must be"),
+        ("inspect --head-dim 64 --train-length 9 --test-length 0", "train_length must be shorter"),
+        ("inspect --head-dim 64 --train-length 9 --feature 3", "--feature goes with --plot"),
+        ("inspect --head-dim 64 --train-length 9 --method linear --factor 2 --set factor=4", "given twice"),
+        (
+            "inspect --head-dim 64 --train-length 9 --method linear --factor 2 "
+            "--set original_max_position_embeddings=9",
+            "Linear does not take original_max_position_embeddings",
+        ),
+        ("inspect --head-dim 64 --train-length 9 --plot no/such/folder.png", "No such folder: no/such"),
         ("posgen report OUT", "must be the folder of a PosGen run"),
         ("posgen generate --task cot --out OUT --set modulus=5", "5 ** 4 = 625 prefixes exist, fewer than"),
         ("posgen generate --task cot --out OUT --seed -1", "seed must be >= 0, got -1"),
@@ -127,8 +150,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, comma
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*File too large.*", done.stderr.strip().splitlines()[-1])
     assert "Traceback" not in done.stderr
-    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "run.json"]
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("run.json", ".lock")]
     assert left == []
+
+
+@pytest.mark.parametrize("command", [[], ["posgen"]])
+def test_no_command_prints_the_help_alone(capsys, command):
+    code, out, err = call(capsys, *command)
+    assert code == 2
+    assert "Usage:" in out
+    assert err == ""
+
+
+def test_too_large_for_memory_is_one_line(capsys, monkeypatch):
+    import resrope.posgen.show
+
+    def allocate(*args, **kwargs):
+        raise MemoryError("Unable to allocate 93.1 GiB")
+
+    monkeypatch.setattr(resrope.posgen.show, "example", allocate)
+    code, _, err = call(capsys, "posgen", "show")
+    assert (code, err) == (2, "error: not enough memory for what was asked: Unable to allocate 93.1 GiB\n")
 
 
 def test_interrupting_says_how_to_go_on(capsys, monkeypatch):

@@ -48,6 +48,15 @@ def test_dynamic_ntk_follows_the_length_as_in_the_paper():
     assert resrope.frequencies(dynamic, seq_len=256) == resrope.frequencies(ntk)
 
 
+def test_the_authors_reading_of_yarn_is_a_setting():
+    """Ramp from L = 257, s = 257/65, scaled at test time only; Resonance stays on in training."""
+    s = preset("quick").override({"original_length": 257, "factor": 257 / 65, "scale_in_training": False})
+    assert s.spec("yarn").scaling.original_max_position_embeddings == 257
+    assert s.training_spec("yarn") == s.spec("rope")
+    assert s.training_spec("resonance-yarn") == s.spec("resonance-rope")
+    assert preset("quick").training_spec("yarn") == preset("quick").spec("yarn")
+
+
 def test_override_lands_and_leaves_the_preset_alone():
     changed = preset("quick").override({"epochs": 5})
     assert changed.epochs == 5
@@ -78,9 +87,18 @@ def test_user_mistakes(changes, message):
 
 def test_any_junk_in_any_field_is_a_value_error():
     for field in fields(Settings):
-        for junk in (None, "x", -1, float("nan"), [1]):
+        for junk in (
+            "x",
+            -1,
+            float("nan"),
+            [1],
+            *([] if field.name == "original_length" else [None]),
+        ):
             with pytest.raises(ValueError, match=r"."):
                 preset("quick").override({field.name: junk})
+        if isinstance(getattr(Settings(), field.name), int):
+            with pytest.raises(ValueError, match=r"."):
+                preset("quick").override({field.name: 10**30})
 
 
 def test_unknown_names_list_what_there_is():

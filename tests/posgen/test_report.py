@@ -31,7 +31,7 @@ def run(tiny, tmp_path):
 
 def test_summary_by_hand(run):
     """OOD accuracies are 0.0, 0.1 (cot), 0.2, 0.3 for seed 0 and 0.4 higher for seed 1."""
-    summary = summarise_run(run)
+    summary, _ = summarise_run(run)
     assert (summary["tasks"], summary["methods"]) == (["cot", "semi-recursive"], ["rope", "resonance-rope"])
     assert summary["seeds"] == [0, 1]
     ood = summary["accuracy"]["cot"]["resonance-rope"]["last"]["ood"]
@@ -43,7 +43,7 @@ def test_summary_by_hand(run):
 
 
 def test_the_papers_numbers_stand_only_beside_the_papers_task(run):
-    assert summarise_run(run)["paper"] == {}  # lengths 12 and 24 are not the paper's
+    assert summarise_run(run)[0]["paper"] == {}  # lengths 12 and 24 are not the paper's
     assert PAPER_TABLE_1["cot"]["resonance-yarn"] == 99.58
 
 
@@ -54,11 +54,11 @@ def test_which_yarn_was_used(tiny):
 
 
 def test_files(run):
-    files = write_report(run)
+    _, files = write_report(run)
     page = files["report.html"].read_text()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r'(src|href)="(?!data:)', page)  # one file, nothing to load
-    for grid in all_grids(summarise_run(run)):
+    for grid in all_grids(summarise_run(run)[0]):
         assert grid.title in files["report.md"].read_text()
         assert all(len(row) == len(grid.header) for row in grid.rows)
     assert json.loads(files["report.json"].read_text())["preset"] == "quick"
@@ -68,7 +68,7 @@ def test_files(run):
 def test_one_seed_has_no_interval(run):
     for path in run.glob("cells/*seed1"):
         (path / "record.json").unlink()
-    grid = all_grids(summarise_run(run))[0]
+    grid = all_grids(summarise_run(run)[0])[0]
     assert "one seed: no interval" in grid.note
     assert grid.rows[0][1] == "0.0"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resrope.posgen.cell import run_cell
-from resrope.posgen.record import Cell, cell_folder, open_run, read_records
+from resrope.posgen.record import Cell, cell_folder, only_run, open_run, read_records
 from resrope.posgen.runner import matrix, run_matrix
 
 CELLS = matrix(["cot"], ["rope", "resonance-yarn"], [0])
@@ -38,6 +38,41 @@ def test_matrix_completes_a_table_per_seed():
         "cot-rope-seed1",
         "recursive-rope-seed1",
     ]
+
+
+def test_a_cell_asked_for_twice_is_one_cell():
+    assert matrix(["cot", "cot"], ["rope"], [0, 0]) == matrix(["cot"], ["rope"], [0])
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with only_run(tmp_path), pytest.raises(ValueError, match="is in use by another run"), only_run(tmp_path):
+        pass
+    with only_run(tmp_path):
+        pass
+
+
+def test_leftovers_of_a_kill_are_cleared(tiny, tmp_path):
+    """A process killed within an atomic write leaves a hidden partial file; it must not stop the next."""
+    (tmp_path / ".run.json.0123abcd.partial").write_text("{")
+    open_run(tmp_path, "quick", tiny)
+    folder = cell_folder(tmp_path, CELLS[0])
+    folder.mkdir(parents=True)
+    (folder / ".checkpoint.safetensors.0123abcd.partial").write_bytes(b"half")
+    run_cell(tmp_path, CELLS[0], tiny)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_diverged_run_says_so_and_records_nothing(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"cot-rope-seed0: the loss is .* at step .*; lower learning_rate"):
+        run_cell(tmp_path, CELLS[0], tiny.override({"learning_rate": 1e30}))
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_scaling_at_test_time_only(tiny, tmp_path):
+    record = run_cell(tmp_path, CELLS[1], tiny.override({"scale_in_training": False}))
+    assert record["embedding"]["training"]["attention_factor"] == 1.0
+    assert record["embedding"]["testing"]["attention_factor"] > 1.0
+    assert record["embedding"]["training"]["periods"] is not None
 
 
 def test_a_record_explains_itself(tiny, tmp_path):
@@ -116,6 +151,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tiny, tmp_path):
         while checkpoints(killed) == known and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.2))
+        assert process.poll() is None, "it finished before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1

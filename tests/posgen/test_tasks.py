@@ -104,11 +104,11 @@ def test_own_function_must_stay_in_range():
     ("fields", "message"),
     [
         ({"name": "cots"}, "recursive, cot, semi-recursive, got 'cots'"),
-        ({"name": "cot", "j": 0}, "j must be an integer >= 1, got 0"),
-        ({"name": "cot", "k": 0}, "k must be an integer >= 1, got 0"),
-        ({"name": "cot", "k": 1.5}, "k must be an integer >= 1, got 1.5"),
-        ({"name": "cot", "modulus": 1}, "modulus must be an integer >= 2, got 1"),
-        ({"name": "cot", "modulus": 2**32 + 1}, "modulus must be <= 2"),
+        ({"name": "cot", "j": 0}, "j must be an integer >= 1 .*, got 0"),
+        ({"name": "cot", "k": 0}, "k must be an integer >= 1 .*, got 0"),
+        ({"name": "cot", "k": 1.5}, "k must be an integer >= 1 .*, got 1.5"),
+        ({"name": "cot", "modulus": 1}, "modulus must be an integer >= 2 .*, got 1"),
+        ({"name": "cot", "modulus": 2**32 + 1}, "modulus must be an integer >= 2 and <= 4294967296"),
         ({"name": "cot", "h": "product"}, "h must be a function or one of sum"),
     ],
 )

@@ -15,6 +15,7 @@ from resrope.spec.phase import TURN, turns_per_token
 Array = NDArray[np.float64]
 Turns = NDArray[np.uint64]
 
+_LONGEST = 2**26  # a few arrays of that many 64-bit phases are held at a time
 _SHORTER = "train_length must be shorter than test_length"
 
 
@@ -49,6 +50,7 @@ def feature_gap(table: Frequencies, train_length: int, test_length: int) -> Gap:
     integer("train_length", train_length, 1, "tokens seen in training")
     if not isinstance(test_length, int) or test_length <= train_length:
         raise ValueError(f"{_SHORTER}, got {train_length} and {test_length}")
+    integer("test_length", test_length, 2, "tokens", _LONGEST)
     steps = np.arange(1, test_length, dtype=np.uint64)
     gaps = [
         _chord(_widest_gap(_turns_from_whole(table, j, steps), train_length))
@@ -66,8 +68,8 @@ def embedded_vector_distance(table: Frequencies, scaled: Frequencies, length: in
     As printed, Eq. 9 takes the minimum over both, which position 0 makes 0 for every pair of tables;
     this is the directed distance it can only mean. Raises ValueError on tables of different size.
     """
-    integer("length", length, 1, "tokens")
-    integer("scaled_length", scaled_length, 1, "tokens")
+    integer("length", length, 1, "tokens", _LONGEST)
+    integer("scaled_length", scaled_length, 1, "tokens", _LONGEST)
     if len(table.inv_freq) != len(scaled.inv_freq):
         raise ValueError(
             f"tables must have as many features, got {len(table.inv_freq)} and {len(scaled.inv_freq)}"

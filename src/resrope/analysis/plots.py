@@ -41,14 +41,14 @@ def draw(spec: RopeSpec, table: FeatureTable, feature: int, path: Path) -> None:
 
 def _angles(axes: Any, made: Frequencies, feature: int, table: FeatureTable, resonance: bool) -> None:
     """Angle mod 2π at every position; lines at the angles that training met."""
-    stop = min(table.test_length, table.train_length + 2 * max(64, table.train_length))
-    positions = np.arange(stop)
+    start, stop = _window(table, feature)
+    positions = np.arange(start, stop)
     angles = (positions * made.inv_freq[feature] % math.tau) / math.pi
     if made.periods is not None:
         angles = 2 * (positions % made.periods[feature]) / made.periods[feature]
     trained = positions < table.train_length
-    if table.train_length <= 512:
-        axes.hlines(angles[trained], 0, stop, color=_TRAINED, alpha=0.15, linewidth=0.6)
+    if start == 0:
+        axes.hlines(angles[trained], start, stop, color=_TRAINED, alpha=0.15, linewidth=0.6)
     axes.plot(positions[trained], angles[trained], ".", color=_TRAINED, label="training", markersize=4)
     axes.plot(positions[~trained], angles[~trained], ".", color=_NEW, label="new positions", markersize=4)
     axes.axvline(table.train_length - 0.5, color="0.4", linewidth=0.8, linestyle="--")
@@ -68,7 +68,7 @@ def _gaps(axes: Any, table: FeatureTable) -> None:
     axes.bar(index, [f.gap_after for f in table.features], width=0.4, color=_TRAINED, label="with Resonance")
     critical = next((f.index for f in table.features if not f.pre_critical), len(index))
     axes.axvline(critical - 0.5, color="0.4", linewidth=0.8, linestyle="--")
-    axes.text(critical - 0.4, 2.02, "post-critical →", fontsize=8, color="0.3")
+    axes.text(critical - 0.4, 2.5, "post-critical →", fontsize=8, color="0.3")
     axes.set_xlabel("feature j")
     axes.set_ylabel("feature gap (Eq. 8), 0 … 2")
     axes.set_title(
@@ -76,5 +76,14 @@ def _gaps(axes: Any, table: FeatureTable) -> None:
         f"{table.train_length} → {table.test_length} tokens",
         fontsize=10,
     )
-    axes.set_ylim(0, 2.2)
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(0, 4)
     axes.legend(loc="upper left", fontsize=8, frameon=False)
+
+
+def _window(table: FeatureTable, feature: int) -> tuple[int, int]:
+    """The positions worth drawing: all while that is legible, else some turns around the training length."""
+    if table.train_length <= 512:
+        return 0, min(table.test_length, 3 * table.train_length)
+    around = math.ceil(min(3 * table.features[feature].scaled, table.train_length / 2))
+    return table.train_length - around, min(table.test_length, table.train_length + around)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +51,9 @@ def inspect(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw Figure 1 and the gaps (.png, .svg, .pdf).")] = None,
-    feature: Annotated[int, typer.Option(help="The feature that --plot draws.")] = 6,
+    feature: Annotated[
+        int | None, typer.Option(help="The feature that --plot draws.  [default: 6]", show_default=False)
+    ] = None,
 ) -> None:
     """Wavelengths, integer wavelengths, critical dimension and feature gap of a model or a method.
 
@@ -61,14 +64,17 @@ def inspect(
     from resrope.analysis import feature_table
 
     flags = (head_dim, rope_theta)
-    subjects = _from_model(model, *flags) if model else _from_flags(*flags, train_length or 0)
-    chosen = {"factor": factor, "original_max_position_embeddings": original_length}
-    given = {k: v for k, v in chosen.items() if v is not None} | assignments(parameters or [])
-    lengths = _Lengths(train_length or original_length, test_length)
-    made = [lengths.settle(_with_method(s, method_name, given)) for s in subjects]
+    if feature is not None and plot is None:
+        raise ValueError(f"--feature goes with --plot, got {feature} alone")
+    lengths = _Lengths(original_length if train_length is None else train_length, test_length)
+    subjects = _from_model(model, *flags) if model is not None else _from_flags(*flags, lengths.train or 0)
+    given = assignments(parameters or [])
+    if factor is not None:
+        given = {**given, "factor": _once("factor", factor, given)}
+    made = [lengths.settle(_with_method(s, method_name, given, original_length)) for s in subjects]
     tables = [(s, feature_table(s.spec, s.train_length, s.test_length)) for s in made]
     if plot is not None:
-        _plot(made[0].spec, tables[0][1], feature, plot)
+        _plot(made[0].spec, tables[0][1], 6 if feature is None else feature, plot)
     if json_output:
         _print_json(tables)
     else:
@@ -84,11 +90,15 @@ class _Lengths:
 
     def settle(self, subject: _Subject) -> _Subject:
         original = getattr(subject.spec.scaling, "original_max_position_embeddings", None)
-        train = self.train or original or subject.train_length
-        if not train:
+        # A model's own max_position_embeddings is the length its own scaling reaches, not that of training.
+        reached = subject.test_length
+        factor = min(getattr(subject.spec.scaling, "factor", 1.0), 2.0**40)
+        known = original or (round(reached / factor) if reached else subject.train_length)
+        train = known if self.train is None else self.train
+        if self.train is None and not known:
             raise ValueError("--train-length must be given: neither a model nor --original-length tells it")
-        factor = getattr(subject.spec.scaling, "factor", 1.0)
-        test = self.test or (round(train * factor) if factor > 1 else 2 * train)
+        stretched = max(train + 1, math.ceil(train * factor)) if factor > 1 else 2 * train
+        test = self.test if self.test is not None else (reached if reached > train else stretched)
         return replace(subject, train_length=train, test_length=test)
 
 
@@ -105,34 +115,54 @@ def _from_model(model: str, head_dim: int | None, rope_theta: float | None) -> l
     from resrope.models import read_config
 
     read = read_config(model)
-    length = read.original_max_position_embeddings or read.max_position_embeddings or 0
+    longest = read.max_position_embeddings or 0
+    length = read.original_max_position_embeddings or longest
     return [
-        _Subject(name=name if len(read.specs) > 1 else "", spec=spec, train_length=length, test_length=0)
+        _Subject(
+            name=name if len(read.specs) > 1 else "",
+            spec=spec,
+            train_length=length,
+            test_length=0 if spec.scaling is None else longest,
+        )
         for name, spec in read.specs.items()
     ]
 
 
-def _with_method(subject: _Subject, name: str | None, given: dict[str, Any]) -> _Subject:
-    """The subject with the asked-for method in place of its own; a model's own length fills in."""
+def _with_method(
+    subject: _Subject, name: str | None, given: dict[str, Any], original_length: int | None
+) -> _Subject:
+    """The subject with the asked-for method in place of its own."""
     if name is None:
         if given:
             raise ValueError(f"{', '.join(given)} must come with --method, got none")
         return subject
-    known = method(name, **_filled(name, subject, given))
-    return replace(subject, spec=replace(subject.spec, scaling=known.scaling, resonance=known.resonance))
+    known = method(name, **_filled(name, subject, given, original_length))
+    spec = replace(subject.spec, scaling=known.scaling, resonance=known.resonance)
+    return replace(subject, spec=spec, test_length=0)
 
 
-def _filled(name: str, subject: _Subject, given: dict[str, Any]) -> dict[str, Any]:
+def _filled(
+    name: str, subject: _Subject, given: dict[str, Any], original_length: int | None
+) -> dict[str, Any]:
+    """The method's parameters; where it takes an original length, the flag's or the model's own.
+
+    A method that takes none has --original-length as its training length alone.
+    """
     from resrope.spec.scaling import SCALINGS
 
     original = "original_max_position_embeddings"
     cls = SCALINGS.get(name.removeprefix("resonance-"))
-    takes = {f.name for f in fields(cls)} if cls else set()
-    if original in given and original not in takes:
-        given = {k: v for k, v in given.items() if k != original}  # then it is the training length alone
-    if original in takes and original not in given and subject.train_length:
-        return {**given, original: subject.train_length}
-    return given
+    if cls is None or original not in {f.name for f in fields(cls)}:
+        return given
+    if original_length is not None:
+        return {**given, original: _once(original, original_length, given)}
+    return {original: subject.train_length, **given} if subject.train_length else given
+
+
+def _once(name: str, value: Any, given: dict[str, Any]) -> Any:
+    if name in given:
+        raise ValueError(f"{name} is given twice: {value} and --set {name}={given[name]}")
+    return value
 
 
 def _plot(spec: RopeSpec, table: FeatureTable, feature: int, path: Path) -> None:

@@ -85,10 +85,10 @@ def show(
     from resrope.posgen.show import draw, example, render_text
     from resrope.posgen.tasks import TASKS, Task
 
-    given = numbers("--prefix", prefix) if prefix else None
+    given = None if prefix is None else numbers("--prefix", prefix)
     examples = [
         example(Task(name=name, j=j, k=k, modulus=modulus), position, prefix=given, seed=seed)
-        for name in names(tasks) or TASKS
+        for name in (TASKS if tasks is None else names("--task", tasks))
     ]
     if plot is not None:
         draw(examples, plot)
@@ -130,23 +130,26 @@ def run(
     Example: `resrope posgen run --preset quick --task cot --method rope,ntk --set factor=8 --out runs/ntk`
     """
     from resrope.posgen import presets
-    from resrope.posgen.record import open_run
+    from resrope.posgen.record import only_run, open_run
     from resrope.posgen.runner import check_jobs, default_jobs, matrix
     from resrope.posgen.tasks import TASKS
+    from resrope.spec import frequencies
 
     _require_extras()
     settings = presets.preset(preset).override(assignments(changes or []))
-    chosen_tasks, chosen_methods = names(tasks) or TASKS, names(methods) or presets.TABLE_1_METHODS
-    chosen_seeds = numbers("--seeds", seeds) if seeds else presets.SEEDS[preset]
+    chosen_tasks = TASKS if tasks is None else names("--task", tasks)
+    chosen_methods = presets.TABLE_1_METHODS if methods is None else names("--method", methods)
+    chosen_seeds = presets.SEEDS[preset] if seeds is None else numbers("--seeds", seeds)
     for name in chosen_tasks:
         settings.task(name)
     for name in chosen_methods:
-        settings.spec(name)
+        frequencies(settings.spec(name), seq_len=settings.test_length)
     cells = matrix(chosen_tasks, chosen_methods, chosen_seeds)
     processes = default_jobs() if jobs is None else check_jobs(jobs)
     open_run(out, preset, settings)
-    _train(out, cells, settings, processes, quiet=json_output)
-    _report(out, json_output)
+    with only_run(out):
+        _train(out, cells, settings, processes, quiet=json_output)
+        _report(out, json_output)
 
 
 @posgen.command()
@@ -177,8 +180,11 @@ def _train(out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, q
     from resrope.posgen.train import total_steps
 
     pending = sum(read_record(out, cell) is None for cell in cells)
+    if not pending:
+        return
+    total = pending * total_steps(settings)
     with _progress(quiet) as bar:
-        work = bar.add_task(f"{pending} cells", total=max(1, pending) * total_steps(settings))
+        work = bar.add_task(f"{pending} cell{'s' * (pending > 1)}", total=total)
 
         def finished(cell: Cell, record: dict[str, Any]) -> None:
             if not quiet:
@@ -192,7 +198,7 @@ def _train(out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, q
             progress=lambda cell, steps: bar.advance(work, steps),
             finished=finished,
         )
-        bar.update(work, completed=max(1, pending) * total_steps(settings))
+        bar.update(work, completed=total)
 
 
 def _progress(quiet: bool) -> Progress:
@@ -214,8 +220,8 @@ def _progress(quiet: bool) -> Progress:
 def _one_cell(cell: Cell, record: dict[str, Any]) -> str:
     last = record["last"]
     return (
-        f"{cell.name:<38} in distribution {100 * last['in_distribution']:5.1f} %   "
-        f"OOD {100 * last['ood']:5.1f} %   {record['made']['seconds']:.0f} s"
+        f"{cell.name:<36} {100 * last['in_distribution']:5.1f} % in distribution, "
+        f"{100 * last['ood']:5.1f} % OOD, {record['made']['seconds']:.0f} s"
     )
 
 
@@ -225,11 +231,9 @@ def _report(out: Path, json_output: bool) -> None:
 
     from resrope.cli.output import console, print_json
     from resrope.posgen.page import write_report
-    from resrope.posgen.report import summarise_run
     from resrope.posgen.tables import all_grids
 
-    files = write_report(out)
-    summary = summarise_run(out)
+    summary, files = write_report(out)
     if json_output:
         print_json(summary)
         return

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = app(args=arguments, standalone_mode=False)
     except (ValueError, OSError, ImportError) as error:
         _fail(_one_line(error))
+    except MemoryError as error:
+        _fail(f"not enough memory for what was asked: {error}")
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except Exception as error:
@@ -71,5 +73,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str) -> None:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    if message:  # empty where typer has already printed the help
+        typer.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(2)

@@ -31,14 +31,20 @@ def _value(text: str) -> Any:
         return text
 
 
-def names(given: Sequence[str] | None) -> list[str]:
-    """Names given one by one, with commas, or both; each once, in the order given."""
-    return list(dict.fromkeys(n for part in given or [] for n in part.split(",") if n))
+def names(option: str, given: Sequence[str]) -> list[str]:
+    """Names given one by one, with commas, or both; each once, in the order given.
+
+    Raises ValueError when there is none.
+    """
+    found = list(dict.fromkeys(n for part in given for n in part.split(",") if n))
+    if not found:
+        raise ValueError(f"{option} takes names with commas between, got {','.join(given)!r}")
+    return found
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Comma-separated integers >= 0. Raises ValueError on anything else."""
-    parts = text.split(",")
-    if not all(p.strip().isascii() and p.strip().isdigit() for p in parts):
-        raise ValueError(f"{option} takes integers >= 0 with commas between, got {text!r}")
+    """Comma-separated integers from 0 to 2^31 - 1. Raises ValueError on anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(p.isascii() and p.isdigit() and len(p) <= 10 and int(p) < 2**31 for p in parts):
+        raise ValueError(f"{option} takes integers >= 0 and < 2^31 with commas between, got {text!r}")
     return [int(p) for p in parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resrope.files import remove_leftovers
 from resrope.posgen.evaluate import Evaluation, accuracies, evaluate, run_freely
 from resrope.posgen.model import Decoder
 from resrope.posgen.ops import keep_heap
 from resrope.posgen.presets import Settings
+from resrope.posgen.provenance import provenance
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
@@ -31,7 +33,7 @@ from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 from resrope.posgen.train import Trainer, look_steps, steps_per_epoch
 from resrope.rotary import RotaryEmbedding
-from resrope.spec import frequencies
+from resrope.spec import RopeSpec, frequencies
 
 Progress = Callable[[int], None]
 
@@ -64,6 +66,7 @@ def run_cell(
     done = read_record(out, cell)
     if done is not None:
         return done
+    remove_leftovers(cell_folder(out, cell))
     work = _prepare(cell, settings)
     _resume(out, work)
     progress(work.trainer.step)
@@ -76,10 +79,11 @@ def run_cell(
 
 def _prepare(cell: Cell, settings: Settings) -> _Work:
     keep_heap()
+    torch.set_flush_denormal(True)
     task = settings.task(cell.task)
     splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
     tokens = {name: torch.from_numpy(rows.astype(np.int64)) for name, rows in splits.by_name().items()}
-    cos, sin = _tables(cell, settings, settings.train_length)
+    cos, sin = _tables(settings.training_spec(cell.method), settings.train_length)
     return _Work(
         cell=cell,
         settings=settings,
@@ -87,13 +91,13 @@ def _prepare(cell: Cell, settings: Settings) -> _Work:
         trainer=Trainer(settings, cell.seed, tokens["train"], cos, sin),
         validation=tokens["validation"],
         test=tokens["test"],
-        test_tables=_tables(cell, settings, settings.test_length),
+        test_tables=_tables(settings.spec(cell.method), settings.test_length),
     )
 
 
-def _tables(cell: Cell, settings: Settings, length: int) -> tuple[Tensor, Tensor]:
+def _tables(spec: RopeSpec, length: int) -> tuple[Tensor, Tensor]:
     """cos and sin for inputs of a sequence of ``length`` tokens, whose last token is never an input."""
-    table = frequencies(settings.spec(cell.method), seq_len=length)
+    table = frequencies(spec, seq_len=length)
     return RotaryEmbedding(table).cos_sin(torch.arange(length - 1))
 
 
@@ -101,6 +105,11 @@ def _train_to(look: int, work: _Work, progress: Progress) -> None:
     started = time.perf_counter()
     losses = []
     for loss in work.trainer.losses(look):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{work.cell.name}: the loss is {loss} at step {work.trainer.step}; "
+                f"lower learning_rate, got {work.settings.learning_rate}"
+            )
         losses.append(loss)
         progress(1)
     rows = work.validation[: work.settings.look_rows]
@@ -161,17 +170,20 @@ def _finish(out: Path, work: _Work) -> dict[str, Any]:
         "best": {"step": _best_step(work.history), **_measure(best, work)},
     }
     seconds = work.seconds + time.perf_counter() - started
-    record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | _versions()
+    record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | provenance()
     write_record(out, work.cell, record)
     return record
 
 
 def _embedding(work: _Work) -> dict[str, Any]:
     """The spec and the two tables it gave, so that a record explains itself."""
-    spec = work.settings.spec(work.cell.method)
-    lengths = {"training": work.settings.train_length, "testing": work.settings.test_length}
-    tables = {name: frequencies(spec, seq_len=length).to_dict() for name, length in lengths.items()}
-    return {"spec": spec.to_dict(), **tables}
+    settings, method = work.settings, work.cell.method
+    spec, training = settings.spec(method), settings.training_spec(method)
+    return {
+        "spec": spec.to_dict(),
+        "training": frequencies(training, seq_len=settings.train_length).to_dict(),
+        "testing": frequencies(spec, seq_len=settings.test_length).to_dict(),
+    }
 
 
 def _best_step(history: list[dict[str, Any]]) -> int:
@@ -199,15 +211,3 @@ def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
 
 def _by_position(evaluation: Evaluation) -> dict[str, Any]:
     return {"rows": evaluation.rows, "correct_by_position": evaluation.correct.tolist()}
-
-
-def _versions() -> dict[str, Any]:
-    from resrope import __version__
-
-    return {
-        "resrope": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-    }

@@ -10,6 +10,7 @@ import numpy as np
 
 from resrope.posgen.evaluate import regions
 from resrope.posgen.presets import Settings
+from resrope.posgen.report import cells_of
 from resrope.posgen.tables import title
 
 Record = dict[str, Any]
@@ -50,17 +51,13 @@ def _style(method: str) -> dict[str, Any]:
     }
 
 
-def _of(records: list[Record], task: str, method: str) -> list[Record]:
-    return [r for r in records if r["cell"]["task"] == task and r["cell"]["method"] == method]
-
-
 def _training(summary: dict[str, Any], records: list[Record]) -> Any:
     """Validation loss (Figure 3) and OOD accuracy against epochs, mean over seeds."""
     tasks = summary["tasks"]
     figure, axes = _figure(2, len(tasks))
     for column, task in enumerate(tasks):
         for method in summary["methods"]:
-            cells = _of(records, task, method)
+            cells = list(cells_of(records, task, method).values())
             if not cells:
                 continue
             epochs = [h["epoch"] for h in cells[0]["history"]]
@@ -92,7 +89,7 @@ def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
         local = np.flatnonzero(masks["in_distribution_shortcut"] | masks["ood_shortcut"])
         far = np.flatnonzero(masks["in_distribution_far"] | masks["ood_far"])
         for method in summary["methods"]:
-            cells = _of(records, task, method)
+            cells = list(cells_of(records, task, method).values())
             if not cells:
                 continue
             mean = np.mean([np.array(_last(r)) for r in cells], axis=0)

@@ -10,7 +10,6 @@ from typing import Any
 
 from resrope.files import atomic_write
 from resrope.posgen.figures import draw_all
-from resrope.posgen.record import read_records
 from resrope.posgen.report import summarise_run
 from resrope.posgen.tables import Grid, all_grids
 
@@ -32,22 +31,23 @@ div.wide { overflow-x: auto }
 """
 
 
-def write_report(out: Path) -> dict[str, Path]:
-    """Write report.md, report.json, report.html and the pictures into ``out``; return their paths.
+def write_report(out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Write report.md, report.json, report.html and the pictures into ``out``.
 
-    Raises ValueError when ``out`` is not a run with a finished cell, ImportError without matplotlib.
+    Returns the summary they show and the files' paths. Raises ValueError when ``out`` is not a run with a
+    finished cell, ImportError without matplotlib.
     """
-    summary = summarise_run(out)
-    pictures = draw_all(summary, read_records(out))
+    summary, records = summarise_run(out)
+    pictures = draw_all(summary, records)
     files: dict[str, bytes | str] = {
         "report.html": _html(summary, pictures),
         "report.md": _markdown(summary, pictures),
-        "report.json": json.dumps(summary, indent=1) + "\n",
+        "report.json": json.dumps(summary, indent=1, allow_nan=False) + "\n",
         **pictures,
     }
     for name, content in files.items():
         atomic_write(out / name, content)
-    return {name: out / name for name in files}
+    return summary, {name: out / name for name in files}
 
 
 def _facts(summary: dict[str, Any]) -> list[str]:

@@ -25,10 +25,12 @@ class Settings:
     redrawn for every seed, and shared by all methods at one seed.
     Model: see ModelConfig. Training: AdamW; "one-cycle" is a cosine with `warmup` (share of all steps)
     as in the authors' code, "constant" no schedule. Loss and accuracy count generated tokens only.
-    Embedding: `factor` is s; L is train_length; YaRN's ramp as in ``resrope.Yarn`` with the
-    beta_fast = 2 the authors tuned for this benchmark; scaled in training and in testing.
-    Looking: `looks` evaluations along training on the first `look_rows` validation sequences, the last
-    at its end; `free_running_rows` test sequences are also generated from their prefix alone.
+    Embedding: `factor` is s; `original_length` is L, train_length where it is None (the authors' code: 257);
+    YaRN's ramp as in ``resrope.Yarn`` with the beta_fast = 2 the authors tuned for this benchmark;
+    without `scale_in_training` the scaling comes in at test time only (as in the authors' code).
+    Looking: `looks` evaluations along training (at most one a step) on the first `look_rows` validation
+    sequences (or all there are), the last at its end; the first `free_running_rows` test sequences are also
+    generated from their prefix alone.
     """
 
     j: int = 1
@@ -59,6 +61,8 @@ class Settings:
     ramp: Literal["index", "turns"] = "index"
     truncate: bool = True
     blend: Literal["frequency", "wavelength"] = "frequency"
+    original_length: int | None = None
+    scale_in_training: bool = True
     looks: int = 150
     look_rows: int = 1_000
     free_running_rows: int = 0
@@ -69,8 +73,7 @@ class Settings:
         for task in TASKS:
             check_sizes(self.task(task), rows)
         self._check_lengths()
-        for name in METHODS:
-            self.spec(name)
+        self.spec("yarn")  # factor and ramp; what a method alone refuses, it refuses when it is chosen
         _ = self.model
 
     def _check_lengths(self) -> None:
@@ -83,10 +86,17 @@ class Settings:
             raise ValueError(f"train_length must be > j + k = {self.j + self.k}, got {self.train_length}")
 
     def _check_numbers(self) -> None:
-        rows = ("train_rows", "validation_rows", "test_rows", "look_rows", "looks")
-        for name in (*rows, "train_length", "test_length", "epochs", "batch_size"):
-            check.integer(name, getattr(self, name), 1, "at least one")
+        rows = ("train_rows", "validation_rows", "test_rows", "look_rows", "looks", "epochs", "batch_size")
+        for name in rows:
+            check.integer(name, getattr(self, name), 1, "at least one", 10**9)
+        for name in ("train_length", "test_length"):
+            check.integer(name, getattr(self, name), 1, "tokens", 2**20)
+        for name in ("d_model", "n_heads", "head_dim", "d_ff", "n_layers"):
+            check.integer(name, getattr(self, name), 1, "size of the model", 2**16)
         check.integer("free_running_rows", self.free_running_rows, 0, "test sequences to generate freely")
+        if self.original_length is not None:
+            check.integer("original_length", self.original_length, 1, "L of the scaling")
+        check.boolean("scale_in_training", self.scale_in_training)
         check.number("learning_rate", self.learning_rate, 0, "AdamW", strict=True)
         check.number("weight_decay", self.weight_decay, 0, "AdamW")
         check.number("dropout", self.dropout, 0, "share of activations set to 0")
@@ -123,8 +133,13 @@ class Settings:
         """The task called ``name`` with these j, k, modulus and h."""
         return Task(name=name, j=self.j, k=self.k, modulus=self.modulus, h=self.h)
 
+    def training_spec(self, name: str) -> RopeSpec:
+        """``spec``, or without ``scale_in_training`` the same with its scaling taken away."""
+        spec = self.spec(name)
+        return spec if self.scale_in_training else replace(spec, scaling=None)
+
     def spec(self, name: str) -> RopeSpec:
-        """The position embedding called ``name``, scaled from train_length by ``factor``.
+        """The position embedding called ``name``, scaled from its original length by ``factor``.
 
         Raises ValueError for methods that need more than a factor (abf, longrope, proportional).
         """
@@ -134,7 +149,7 @@ class Settings:
         return method(name, **parameters).spec(head_dim=self.head_dim, rope_theta=self.rope_theta)
 
     def _parameters(self, name: str) -> dict[str, Any]:
-        original = {"original_max_position_embeddings": self.train_length}
+        original = {"original_max_position_embeddings": self.original_length or self.train_length}
         ramp = ("beta_fast", "beta_slow", "ramp", "truncate", "blend")
         match name:
             case "rope":

@@ -9,15 +9,18 @@ OUT/cells/<cell>/checkpoint.safetensors    only while it is unfinished
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from resrope.files import atomic_write
+from resrope.files import atomic_write, remove_leftovers
 from resrope.posgen.presets import Settings
 
 SCHEMA = "resrope-posgen-1"
@@ -47,17 +50,33 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
     if path.exists():
         _check_same(path, wanted)
         return
+    if out.is_dir():
+        remove_leftovers(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} must be a new folder or a PosGen run, but it holds something else")
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(wanted, indent=2) + "\n")
 
 
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Hold the folder ``out``; released by the system however the process ends.
+
+    Raises ValueError when another process holds it.
+    """
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{out} is in use by another run; wait for it or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _check_same(path: Path, wanted: dict[str, Any]) -> None:
-    found = _read_json(path)
-    if found.get("schema") != SCHEMA:
-        raise ValueError(f"{path} must have schema {SCHEMA}, got {found.get('schema')!r}")
-    theirs = found["settings"]
+    theirs = _read_run_json(path)["settings"]
     different = [
         f"{k} {theirs.get(k)!r} (asked for {v!r})"
         for k, v in wanted["settings"].items()
@@ -74,13 +93,18 @@ def read_run(out: Path) -> tuple[str, Settings]:
     path = out / "run.json"
     if not path.is_file():
         raise ValueError(f"{out} must be the folder of a PosGen run; it has no run.json")
-    run = _read_json(path)
-    if run.get("schema") != SCHEMA:
-        raise ValueError(f"{path} must have schema {SCHEMA}, got {run.get('schema')!r}")
+    run = _read_run_json(path)
     known = {f.name for f in fields(Settings)}
     if set(run["settings"]) != known:
         raise ValueError(f"{path} does not hold the settings of this version of resrope")
-    return run["preset"], Settings(**run["settings"])
+    return str(run["preset"]), Settings(**run["settings"])
+
+
+def _read_run_json(path: Path) -> dict[str, Any]:
+    run = _read_json(path)
+    if run.get("schema") != SCHEMA or not isinstance(run.get("settings"), dict) or "preset" not in run:
+        raise ValueError(f"{path} must hold schema {SCHEMA}, a preset and settings")
+    return run
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
@@ -97,7 +121,7 @@ def read_record(out: Path, cell: Cell) -> dict[str, Any] | None:
 def write_record(out: Path, cell: Cell, record: dict[str, Any]) -> None:
     """Finish a cell: its record appears whole, and only then the checkpoint goes."""
     folder = cell_folder(out, cell)
-    atomic_write(folder / "record.json", json.dumps(record, indent=1) + "\n")
+    atomic_write(folder / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from resrope.posgen.evaluate import regions
 from resrope.posgen.presets import METHODS, Settings
-from resrope.posgen.record import read_records, read_run
+from resrope.posgen.record import Cell, read_records, read_run
 from resrope.posgen.shortcut import shortcut_accuracy
 from resrope.posgen.stats import summarise
 from resrope.posgen.tasks import TASKS
@@ -25,8 +25,8 @@ PAPER_TABLE_1: dict[str, dict[str, float]] = {
 CHECKPOINTS = ("last", "best")
 
 
-def summarise_run(out: Path) -> dict[str, Any]:
-    """Everything the report shows, in JSON types; accuracies from 0 to 1.
+def summarise_run(out: Path) -> tuple[dict[str, Any], list[Record]]:
+    """Everything the report shows, in JSON types with accuracies from 0 to 1, and the cells' records.
 
     Raises ValueError when ``out`` is not a run or has no finished cell.
     """
@@ -34,6 +34,10 @@ def summarise_run(out: Path) -> dict[str, Any]:
     records = read_records(out)
     if not records:
         raise ValueError(f"{out} has no finished cell yet; run `resrope posgen run` on it first")
+    return _summarise(preset, settings, records), records
+
+
+def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[str, Any]:
     tasks = _present(TASKS, records, "task")
     methods = _present(METHODS, records, "method")
     return {
@@ -47,15 +51,9 @@ def summarise_run(out: Path) -> dict[str, Any]:
         "accuracy": {task: {m: _accuracies(records, task, m) for m in methods} for task in tasks},
         "resonance_effect": {task: _effects(records, task, methods) for task in tasks},
         "paper": PAPER_TABLE_1 if _is_the_papers_task(settings) else {},
-        "seconds": {name(r): r["made"]["seconds"] for r in records},
+        "seconds": {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records},
         "made": sorted({_machine(r) for r in records}),
     }
-
-
-def name(record: Record) -> str:
-    """``cot-yarn-seed0``."""
-    cell = record["cell"]
-    return f"{cell['task']}-{cell['method']}-seed{cell['seed']}"
 
 
 def embedding_used(settings: Settings) -> str:
@@ -64,10 +62,12 @@ def embedding_used(settings: Settings) -> str:
     bounds = "rounded bounds" if settings.truncate else "bounds not rounded"
     mixed = {"frequency": "frequencies", "wavelength": "wavelengths"}[settings.blend]
     where = f"in the {ramp}" + (f" ({bounds})" if settings.ramp == "index" else "")
+    length = settings.original_length or settings.train_length
+    when = "in training and in testing" if settings.scale_in_training else "in testing only"
     return (
-        f"s = {settings.factor:g}, L = {settings.train_length}; YaRN with β_fast = {settings.beta_fast:g}, "
+        f"s = {settings.factor:g}, L = {length}; YaRN with β_fast = {settings.beta_fast:g}, "
         f"β_slow = {settings.beta_slow:g}, ramp linear {where}, mixing {mixed}; "
-        "scaled in training and in testing."
+        f"scaled {when}."
     )
 
 
@@ -81,7 +81,7 @@ def _present(order: Sequence[str], records: list[Record], key: str) -> list[str]
     return [name for name in order if name in there]
 
 
-def _of(records: list[Record], task: str, method: str) -> dict[int, Record]:
+def cells_of(records: list[Record], task: str, method: str) -> dict[int, Record]:
     """The cells of one entry of the table by seed."""
     return {
         r["cell"]["seed"]: r for r in records if r["cell"]["task"] == task and r["cell"]["method"] == method
@@ -95,7 +95,7 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
 
 def _accuracies(records: list[Record], task: str, method: str) -> dict[str, Any]:
     """Per checkpoint and region, over seeds."""
-    cells = _of(records, task, method).values()
+    cells = cells_of(records, task, method).values()
     names = [f"{region}{kind}" for region in ("in_distribution", "ood") for kind in ("", "_shortcut", "_far")]
     measured = {c: [r[c] for r in cells] for c in CHECKPOINTS}
     free = [r["last"]["free_running"] for r in cells if "free_running" in r["last"]]
@@ -108,7 +108,7 @@ def _effects(records: list[Record], task: str, methods: list[str]) -> dict[str, 
     """OOD accuracy with Resonance minus without, paired by seed (same data, same initial weights)."""
     effects = {}
     for plain in methods:
-        without, resonant = _of(records, task, plain), _of(records, task, f"resonance-{plain}")
+        without, resonant = cells_of(records, task, plain), cells_of(records, task, f"resonance-{plain}")
         seeds = sorted(without.keys() & resonant.keys())
         if seeds:
             effects[plain] = {
@@ -119,7 +119,7 @@ def _effects(records: list[Record], task: str, methods: list[str]) -> dict[str, 
 
 
 def _shortcut_only(settings: Settings, task_name: str) -> dict[str, float]:
-    """What a model that knows nothing but the local shortcut scores, and the share of positions it solves."""
+    """What a model scores that knows the local shortcut and nothing else."""
     task = settings.task(task_name)
     masks = regions(task, settings.train_length, settings.test_length)
     chance = 1 / settings.modulus
@@ -131,13 +131,13 @@ def _shortcut_only(settings: Settings, task_name: str) -> dict[str, float]:
     return {
         "in_distribution": shortcut_accuracy(task, settings.train_length),
         "ood": score("ood"),
-        "far_share_ood": float(masks["ood_far"].mean() / masks["ood"].mean()),
     }
 
 
 def _machine(record: Record) -> str:
     made = record["made"]
     return (
-        f"resrope {made['resrope']}, torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}, "
-        f"{made['machine']}, threads a cell: {made['threads']}"
+        f"resrope {made['resrope']}, commit {made['commit'] or 'unknown'}, {made['date']}; "
+        f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}; "
+        f"{made['machine']}, {made['processor']}; threads a cell: {made['threads']}."
     )

@@ -21,9 +21,10 @@ Report = Callable[[Cell, int], None]
 
 def matrix(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """All combinations; a whole table per seed first, so that an interrupted run has complete ones."""
-    return [
+    cells = (
         Cell(task=task, method=method, seed=seed) for seed in seeds for task in tasks for method in methods
-    ]
+    )
+    return list(dict.fromkeys(cells))
 
 
 def default_jobs() -> int:
@@ -91,12 +92,13 @@ def _pool(workers: int, threads: int, progress: Report) -> Iterator[ProcessPoolE
     try:
         yield pool
     except BaseException:
+        # A worker that dies may hold the queue's lock: nothing may wait for the queue from here on.
         _stop(pool)
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        queue.put(None)
-        listener.join()
+    pool.shutdown()
+    queue.put(None)
+    listener.join()
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
@@ -133,7 +135,6 @@ def _work(out: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
     from resrope.posgen.cell import run_cell
 
     torch.set_num_threads(_threads)  # the cell before may have gone on with another number
-    torch.set_flush_denormal(True)
     told = time.monotonic()
     waiting = 0
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from resrope.files import atomic_write
 from resrope.posgen.tasks import Task, generate
+from resrope.spec import check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +49,7 @@ def example(task: Task, position: int, *, prefix: Sequence[int] | None = None, s
     prefix: the first j+k tokens; drawn at random by `seed` if None.
     Raises ValueError for a position inside the prefix, an unfit prefix and a negative seed.
     """
+    check.integer("position", position, 0, "of the token to explain", 10_000)
     sources = task.sources(position)
     if prefix is None:
         if seed < 0:

@@ -36,7 +36,7 @@ def title(name: str) -> str:
 
 def all_grids(summary: dict[str, Any]) -> list[Grid]:
     """Table 1, its split, the effect of Resonance, in this order."""
-    grids = [_table_1(summary), _split(summary), _effect(summary)]
+    grids = [_table_1(summary), _split(summary), _free(summary), _effect(summary)]
     return [grid for grid in grids if grid.rows]
 
 
@@ -100,6 +100,23 @@ def _split(summary: dict[str, Any]) -> Grid:
         rows,
         "Last step, mean over seeds. local: a fixed rule on the last j+k+1 tokens gives the answer; far: it "
         "needs the token at the pointer. 'Shortcut alone' is what a model scores that knows only that rule.",
+    )
+
+
+def _free(summary: dict[str, Any]) -> Grid:
+    """Accuracy when the model reads its own tokens; no rows unless some test sequences were generated."""
+    rows = [
+        [f"{title(task)}, {title(method)}", *(percent(free[n]) for n in ("in_distribution", "ood"))]
+        for task in summary["tasks"]
+        for method in summary["methods"]
+        if (free := summary["accuracy"][task][method].get("free_running"))
+    ]
+    count = summary["settings"]["free_running_rows"]
+    return Grid(
+        f"Generated from the prefix alone ({count} sequences)",
+        ["accuracy, %", "in distribution", "OOD"],
+        rows,
+        "Last step. One wrong token spoils those that depend on it.",
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resrope.spec import check
+
 Tokens = npt.NDArray[Any]
 """Integer tokens, each in [0, modulus)."""
 
@@ -81,10 +83,7 @@ class Task:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.name!r}")
         for field, least in (("j", 1), ("k", 1), ("modulus", 2)):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{field} must be an integer >= {least}, got {value!r}")
-        if self.modulus > 2**32:
-            raise ValueError(f"modulus must be <= 2**32 (32-bit tokens), got {self.modulus}")
+            check.integer(field, value, least, "of the task", 1000 if field != "modulus" else 2**32)
         if not callable(self.h) and self.h not in FUNCTIONS:
             raise ValueError(f"h must be a function or one of {', '.join(FUNCTIONS)}, got {self.h!r}")
 

@@ -17,10 +17,13 @@ def number(name: str, value: object, minimum: float, meaning: str, *, strict: bo
         raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
 
 
-def integer(name: str, value: object, minimum: int, meaning: str) -> None:
-    """Raise ValueError unless ``value`` is an int >= ``minimum`` (and at most 2^53)."""
-    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _LARGEST:
-        raise ValueError(f"{name} must be an integer >= {minimum} ({meaning}), got {value!r}")
+def integer(name: str, value: object, minimum: int, meaning: str, maximum: int = _LARGEST) -> None:
+    """Raise ValueError unless ``value`` is an int from ``minimum`` to ``maximum`` (2^53 at the most)."""
+    accepted = f"an integer >= {minimum}"
+    if isinstance(value, int) and value > maximum:
+        accepted += f" and <= {maximum}"
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        raise ValueError(f"{name} must be {accepted} ({meaning}), got {value!r}")
 
 
 def boolean(name: str, value: object) -> None:

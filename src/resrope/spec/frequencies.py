@@ -180,7 +180,7 @@ def _yarn(yarn: Yarn, rotary_dim: int, rope_theta: float) -> Vector:
     s = yarn.factor
     if yarn.blend == "wavelength":
         return tuple(f / ((1 - g) * s + g) for f, g in zip(plain, gammas, strict=True))
-    return tuple((1 - g) * (f / s) + g * f for f, g in zip(plain, gammas, strict=True))
+    return tuple(f / s + g * (f - f / s) for f, g in zip(plain, gammas, strict=True))
 
 
 def _yarn_keep_by_turns(yarn: Yarn, plain: Vector, rotary_dim: int, rope_theta: float) -> Vector:
@@ -220,7 +220,8 @@ def _llama3(llama3: Llama3, inv_freq: float) -> float:
     turns = llama3.original_max_position_embeddings * inv_freq / math.tau
     low, high = llama3.low_freq_factor, llama3.high_freq_factor
     smooth = _clamp((turns - low) / (high - low))
-    return (1 - smooth) * inv_freq / llama3.factor + smooth * inv_freq
+    stretched = inv_freq / llama3.factor
+    return stretched + smooth * (inv_freq - stretched)
 
 
 def _longrope(longrope: LongRope, rotary_dim: int, rope_theta: float) -> Vector:

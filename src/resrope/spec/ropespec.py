@@ -37,7 +37,7 @@ class RopeSpec:
     resonance: bool = False
 
     def __post_init__(self) -> None:
-        check.integer("head_dim", self.head_dim, 2, "even: features are pairs")
+        check.integer("head_dim", self.head_dim, 2, "even: features are pairs", 65_536)
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even (features are pairs), got {self.head_dim}")
         check.number("rope_theta", self.rope_theta, 1, "the rotary base", strict=True)
