@@ -33,7 +33,7 @@ def brute_force(t, train, test):
     theta=st.floats(2, 1e5),
     factor=st.floats(1, 8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_brute_force(train, extra, resonance, theta, factor):
     t = table(rope_theta=theta, resonance=resonance, scaling=resrope.Linear(factor=factor))
     gap = feature_gap(t, train, train + extra)

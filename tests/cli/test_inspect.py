@@ -118,7 +118,7 @@ pairs = st.sampled_from(
     sets=st.lists(pairs, max_size=2),
     head_dim=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_arguments_reach_a_traceback(options, name, sets, head_dim):
     """Exit code 0 or 2; any other exception than SystemExit fails the test."""
     if head_dim:

@@ -91,7 +91,7 @@ changed = st.dictionaries(
 
 
 @given(options=shown, task=st.sampled_from(["cot", "recursive", "", "x", "cot,semi-recursive"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_arguments_of_show_reach_a_traceback(options, task):
     with pytest.raises(SystemExit) as caught:
         main(["posgen", "show", "--task", task, *(f"{k}={v}" for k, v in options.items())])
@@ -99,7 +99,7 @@ def test_no_arguments_of_show_reach_a_traceback(options, task):
 
 
 @given(changes=changed)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_settings_of_a_run_reach_a_traceback(changes):
     """With an unknown method behind them, so that no run begins: exit code 2, nothing made."""
     with pytest.raises(SystemExit) as caught:

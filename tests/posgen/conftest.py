@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from resrope.posgen.presets import Settings
 
@@ -26,3 +27,12 @@ TINY = {
 def tiny():
     """A run of a second: every mechanism of the real one, dropout included."""
     return Settings().override(TINY)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny models gain nothing from threads, and on a busy machine lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

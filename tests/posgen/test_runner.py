@@ -8,21 +8,12 @@ import time
 from dataclasses import asdict
 
 import pytest
-import torch
 
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, cell_folder, only_run, open_run, read_records
 from resrope.posgen.runner import matrix, run_matrix
 
 CELLS = matrix(["cot"], ["rope", "resonance-yarn"], [0])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def numbers(records):

@@ -53,7 +53,7 @@ def test_sources_with_several_front_tokens():
     assert [task.sources(at)[:2] for at in range(5, 10)] == [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(TASKS),
     j=st.integers(1, 4),

@@ -71,7 +71,7 @@ def test_stock_float32_is_wrong_where_ours_is_right():
     k=st.integers(1, 2**31),
     theta=st.sampled_from([1e4, 5e5, 1e6, 1e7]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_theorem_1_holds_bit_for_bit(m, j, k, theta):
     t = RESONANT[theta]
     shifted = m + k % max(1, (2**31 - 1 - m) // t.periods[j]) * t.periods[j]

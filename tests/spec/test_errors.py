@@ -145,7 +145,7 @@ def test_reading_any_json_gives_a_value_or_a_value_error(junk):
 
 
 @given(st.text(max_size=20))
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_reading_any_text_as_json_gives_a_value_error(text):
     for cls in (RopeSpec, Frequencies):
         with pytest.raises(ValueError, match=r".") as error:
