@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, cell_folder, only_run, open_run, read_records
@@ -110,6 +111,13 @@ def test_interrupted_between_steps_it_ends_with_the_same_bits(tiny, tmp_path, st
         assert (cell_folder(whole, cell) / name).read_bytes() == (
             cell_folder(broken, cell) / name
         ).read_bytes()
+
+
+def test_the_callers_arithmetic_stays(tiny, tmp_path):
+    """A cell flushes denormals to 0 while it runs, and only then."""
+    run_cell(tmp_path, CELLS[0], tiny)
+    assert float(torch.tensor(1e-310, dtype=torch.float64) / 2) > 0
+    assert 1e-310 / 2 > 0
 
 
 def test_free_running_is_an_option(tiny, tmp_path):

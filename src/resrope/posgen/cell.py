@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -67,19 +68,29 @@ def run_cell(
     if done is not None:
         return done
     remove_leftovers(cell_folder(out, cell))
-    work = _prepare(cell, settings)
-    _resume(out, work)
-    progress(work.trainer.step)
-    for look in look_steps(settings):
-        if look > work.trainer.step:
-            _train_to(look, work, progress)
-            _save(out, work)
-    return _finish(out, work)
+    with _without_denormals():
+        work = _prepare(cell, settings)
+        _resume(out, work)
+        progress(work.trainer.step)
+        for look in look_steps(settings):
+            if look > work.trainer.step:
+                _train_to(look, work, progress)
+                _save(out, work)
+        return _finish(out, work)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Matrix products of denormal numbers take hundreds of times as long; the caller's arithmetic stays."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _prepare(cell: Cell, settings: Settings) -> _Work:
     keep_heap()
-    torch.set_flush_denormal(True)
     task = settings.task(cell.task)
     splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
     tokens = {name: torch.from_numpy(rows.astype(np.int64)) for name, rows in splits.by_name().items()}
