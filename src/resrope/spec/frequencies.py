@@ -179,7 +179,7 @@ def _yarn(yarn: Yarn, rotary_dim: int, rope_theta: float) -> Vector:
     gammas = keep(yarn, plain, rotary_dim, rope_theta)
     s = yarn.factor
     if yarn.blend == "wavelength":
-        return tuple(f / ((1 - g) * s + g) for f, g in zip(plain, gammas, strict=True))
+        return tuple(f / (s + g * (1 - s)) for f, g in zip(plain, gammas, strict=True))
     return tuple(f / s + g * (f - f / s) for f, g in zip(plain, gammas, strict=True))
 
 
