@@ -62,6 +62,7 @@ def test_help_is_fast_and_needs_no_torch():
         ("inspect --head-dim 63 --train-length 64", "head_dim must be even (features are pairs), got 63"),
         ("inspect --head-dim 64", "--train-length must be given"),
         ("inspect --head-dim 64 --train-length 64 --test-length 64", "train_length must be shorter than"),
+        ("inspect --head-dim 64 --method yarn --factor 4", "--original-length must be given with yarn"),
         ("inspect --head-dim 64 --train-length 64 --method yran", "unknown method 'yran'; there are rope"),
         ("inspect --head-dim 64 --method yarn --factor 0.5 --original-length 64", "factor must be a finite"),
         (

@@ -156,7 +156,9 @@ def _filled(
         return given
     if original_length is not None:
         return {**given, original: _once(original, original_length, given)}
-    return {original: subject.train_length, **given} if subject.train_length else given
+    if original not in given and not subject.train_length:
+        raise ValueError(f"--original-length must be given with {name}: no model tells it")
+    return {original: subject.train_length, **given}
 
 
 def _once(name: str, value: Any, given: dict[str, Any]) -> Any:

@@ -104,7 +104,7 @@ def show(
 def run(
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run there goes on.")],
     preset: Annotated[
-        str, typer.Option(help="quick (minutes), small (hours, 5 seeds), paper (days).")
+        str, typer.Option(help="quick (minutes), small (an hour, 5 seeds), paper (days).")
     ] = "quick",
     tasks: _Tasks = None,
     methods: Annotated[
