@@ -4,13 +4,14 @@ A RoPE method is a table of rotary_dim/2 frequencies and one attention factor. `
 makes the table; every other layer looks at it, trains with it or turns it into cos/sin.
 
 Importing this package needs the standard library only; ``resrope.rotary`` (torch),
-``resrope.analysis`` (numpy), ``resrope.posgen`` and ``resrope.models`` load on first use.
+``resrope.analysis`` (numpy), ``resrope.posgen``, ``resrope.models``, ``resrope.export`` and the functions
+on whole models (``apply``, ``load``, ``save``, ``register``) load on first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from resrope.spec import (
     AdjustedBase,
@@ -51,14 +52,23 @@ __all__ = [
     "methods",
 ]
 
-_LAYERS = ("analysis", "models", "posgen", "rotary")
+_LAYERS = ("analysis", "export", "models", "posgen", "rotary")
+# What works on whole models, by the module that holds it; these load torch and transformers.
+_ON_MODELS = {
+    "apply": "resrope.models.apply",
+    "load": "resrope.models.load",
+    "register": "resrope.models.register",
+    "save": "resrope.models.load",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _LAYERS:
         return import_module(f"resrope.{name}")
+    if name in _ON_MODELS:
+        return getattr(import_module(_ON_MODELS[name]), name)
     raise AttributeError(f"module 'resrope' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LAYERS])
+    return sorted([*__all__, *_LAYERS, *_ON_MODELS])

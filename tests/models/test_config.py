@@ -107,14 +107,25 @@ def test_layer_types_that_do_not_rotate_are_left_out():
 
 
 REFUSED = [
-    ({"rope_scaling": {"type": "ntk", "factor": 2}}, "rope_type must be one of default, linear, .*got 'ntk'"),
+    ({"rope_scaling": {"type": "abf", "factor": 2}}, "rope_type must be one of default, linear, .*got 'abf'"),
     ({"rope_scaling": {"type": ["yarn"]}}, "rope_type must be one of"),
     (
         {"rope_scaling": {"type": "dynamic", "factor": 1, "alpha": 1000}},
         "dynamic does not take alpha; it takes factor",
     ),
     ({"rope_scaling": {"type": "linear", "factor": 2, "beta": 1}}, "linear does not take beta"),
-    ({"rope_scaling": {"type": "longrope", "short_mscale": 1}}, "longrope does not take short_mscale"),
+    (
+        {
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0] * 16,
+                "long_factor": [1.0] * 16,
+                "short_mscale": 1.2,
+            }
+        },
+        "short_mscale must equal attention_factor",
+    ),
+    ({"rope_scaling": {"type": "yarn", "factor": 2, "short_mscale": 1}}, "yarn does not take short_mscale"),
     ({"rope_scaling": {"type": "linear"}}, "linear needs factor"),
     ({"rope_scaling": {"type": "llama3", "factor": 8}}, "llama3 needs low_freq_factor"),
     ({"rope_scaling": {"type": "longrope", "factor": 8}}, "longrope needs short_factor"),

@@ -124,6 +124,12 @@ def test_llama_3_1_by_factors_and_by_config_is_one_table(model):
     assert table.inv_freq == pytest.approx(expected.inv_freq, rel=1e-7)
 
 
+def test_an_attention_factor_counts_by_itself(model):
+    plain = frequencies(model().specs["default"])
+    table = frequencies(model({"rope.scaling.attn_factor": 1.25}).specs["default"])
+    assert (table.inv_freq, table.attention_factor) == (plain.inv_freq, 1.25)
+
+
 def test_longrope(model):
     tensors = {"rope_factors_short.weight": [1.0] * 32, "rope_factors_long.weight": [4.0] * 32}
     given = {"rope.scaling.original_context_length": 2048, "rope.scaling.attn_factor": 1.25}

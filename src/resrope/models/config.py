@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from resrope.models import defaults
-from resrope.models.scaling import scaling_from_parameters
-from resrope.spec import RopeSpec, check
+from resrope.models.provenance import KEY, recorded_specs
+from resrope.models.scaling import is_resonant, scaling_from_parameters
+from resrope.spec import RopeSpec, check, frequencies
 
+M = TypeVar("M", Mapping[str, Any], dict[str, Any])
+
+_SPELLINGS = ("rope_parameters", "rope_scaling")
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config")
 _THETA = ("rope_theta", "rotary_emb_base", "global_rope_theta")
 _LOCAL_THETA = ("rope_local_base_freq", "local_rope_theta")
@@ -56,11 +60,15 @@ def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
     if not isinstance(config, Mapping):
         raise ValueError(f"a config must be a mapping of its fields, got {type(config).__name__}")
     inner = next((config[key] for key in _INNER if isinstance(config.get(key), Mapping)), None)
-    if inner is not None and (not _rotates(config) or _rotates(_innermost(inner))):
+    if inner is not None and (not _rotates(config) or _rotates(innermost(inner))):
         return rope_from_config(inner)
     _check_rotates(config)
     model_type = _model_type(config)
-    specs = {layer: _spec(config, layer, given) for layer, given in _by_layer(config).items()}
+    specs = _specs(config)
+    recorded = recorded_specs(config)
+    if recorded is not None:
+        _check_recorded(specs, recorded)
+        specs = recorded
     # With several layer types the scaled one, if any, tells the original length.
     originals = [getattr(s.scaling, "original_max_position_embeddings", None) for s in specs.values()]
     return ModelRope(
@@ -71,10 +79,41 @@ def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
     )
 
 
-def _innermost(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _specs(config: Mapping[str, Any]) -> dict[str, RopeSpec]:
+    """The specs by layer type; where both spellings are there they must give the same tables."""
+    new, old = (_mapping(config, name) for name in _SPELLINGS)
+    if not (new and old):
+        return {layer: _spec(config, layer, given) for layer, given in _by_layer(config, new or old).items()}
+    specs = _specs({**config, "rope_scaling": None})
+    legacy = _specs({**config, "rope_parameters": None})
+    if new != old and not (
+        specs.keys() == legacy.keys() and all(map(_same_table, specs.values(), legacy.values()))
+    ):
+        raise ValueError("rope_parameters and rope_scaling must not differ; give only one of them")
+    return specs
+
+
+def _check_recorded(stock: dict[str, RopeSpec], recorded: dict[str, RopeSpec]) -> None:
+    """Raise ValueError unless stock loaders get the recorded tables, to float32's last places."""
+    for layer in {**stock, **recorded}:
+        if layer not in stock or layer not in recorded or not _same_table(stock[layer], recorded[layer]):
+            raise ValueError(
+                f"the config's rope parameters and its {KEY} key describe different tables ({layer}): "
+                f"one of them was edited, delete the {KEY} key to keep the rope parameters"
+            )
+
+
+def _same_table(one: RopeSpec, other: RopeSpec) -> bool:
+    a, b = frequencies(one), frequencies(other)
+    pairs = [*zip(a.inv_freq, b.inv_freq, strict=False), (a.attention_factor, b.attention_factor)]
+    return len(a.inv_freq) == len(b.inv_freq) and all(math.isclose(x, y, rel_tol=1e-6) for x, y in pairs)
+
+
+def innermost(config: M) -> M:
+    """The text part of a multimodal config, itself where there is none."""
     for key in _INNER:
         if isinstance(config.get(key), Mapping):
-            return _innermost(config[key])
+            return innermost(config[key])
     return config
 
 
@@ -116,21 +155,15 @@ def _max_position_embeddings(config: Mapping[str, Any]) -> int | None:
     return None if length is None else int(length)
 
 
-def _parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """rope_parameters or rope_scaling, whichever is there."""
-    given = {name: config.get(name) or {} for name in ("rope_parameters", "rope_scaling")}
-    for name, value in given.items():
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name} must be a mapping or null, got {value!r}")
-    new, old = given.values()
-    if new and old and new != old:
-        raise ValueError("rope_parameters and rope_scaling must not differ; give only one of them")
-    return new or old
+def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a mapping or null, got {value!r}")
+    return value
 
 
-def _by_layer(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _by_layer(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The RoPE parameters by layer type; a layer type that is null does not rotate."""
-    parameters = _parameters(config)
     nested = {layer: p for layer, p in parameters.items() if isinstance(p, Mapping)}
     if nested:
         return nested
@@ -160,6 +193,7 @@ def _spec(config: Mapping[str, Any], layer: str, parameters: Mapping[str, Any]) 
             max_length=_max_position_embeddings(config),
             outer_original=config.get("original_max_position_embeddings"),
         ),
+        resonance=is_resonant(given),
     )
 
 

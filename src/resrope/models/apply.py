@@ -1,0 +1,129 @@
+"""Put a method on a loaded transformers model, and prove that it took effect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from resrope.models.config import ModelRope, rope_from_config
+from resrope.models.engines import ENGINES, Reading
+from resrope.models.engines.compare import distance
+from resrope.models.extension import Extension, extension
+from resrope.models.generation import follow_generation, stop_following
+from resrope.models.hook import install
+from resrope.models.live import check_effect, rotary_modules, text_config
+from resrope.models.portable import spelled, spellings
+from resrope.spec import DynamicNTK, Frequencies
+
+
+def apply(
+    model: nn.Module,
+    name: str,
+    *,
+    exact: bool = True,
+    length: int | None = None,
+    layers: tuple[str, ...] | None = None,
+    replace_scaling: bool = False,
+    **parameters: Any,
+) -> Extension:
+    """Make a loaded transformers model rotate with the method ``name``; returns what changed.
+
+    >>> resrope.apply(model, "resonance-yarn", factor=4)
+
+    The effect is read back from the live modules (frequencies, their dtype, attention factor, cos and
+    sin), for every layer type. The model's config is changed with it, so that ``save_pretrained``
+    writes a checkpoint that stock loaders read.
+
+    exact: compute phases from integers, so that they are right at any position and Theorem 1 holds to
+    the bit; False leaves the arithmetic to transformers, as in a stock loader. length: tokens the
+    tables serve (default: factor · original length). layers: layer types to change (default: all
+    without a sliding window). replace_scaling: put the method in the place of a scaling that the model
+    already has. parameters: the method's own, e.g. factor. Dynamic NTK without a length follows each
+    ``generate``: its base is fixed by the length that call may reach.
+
+    Raises ValueError for what the method or the model cannot do, and then leaves the model as it was;
+    RuntimeError when the model does not compute what was asked for.
+    """
+    rope = rope_of(model)
+    done = extension(rope, name, length=length, layers=layers, replace_scaling=replace_scaling, **parameters)
+    settled = done if done.fixed_length else at_length(done, done.length)
+    put(model, settled, exact=exact)
+    stop_following(model)
+    if not done.fixed_length:
+        follow_generation(model, lambda n: _put_longer(model, done, n, exact))
+    return settled
+
+
+def put(model: nn.Module, done: Extension, *, exact: bool) -> None:
+    """Install the tables of a settled extension, check the live modules, then tell the config.
+
+    Raises RuntimeError when a module does not compute its table; every module is then as it was.
+    """
+    modules = rotary_modules(model, done.before)
+    text = text_config(model)
+    config = spelled(text.to_dict(), done, spellings(done)[0])
+    tables = done.tables() if exact else as_stock(done.tables(), config)
+    before = [(one.module, one.module.__class__, one.module.__dict__.copy()) for one in modules]
+    buffers = [one.module._buffers.copy() for one in modules]
+    try:
+        for one in modules:
+            install(one.module, {key: tables[layer] for key, layer in one.keys.items()}, exact=exact)
+            for key, layer in one.keys.items():
+                check_effect(one, key, tables[layer])
+    except RuntimeError:
+        for (module, cls, state), kept in zip(before, buffers, strict=True):
+            module.__class__ = cls
+            module.__dict__ = {**state, "_buffers": kept}
+        raise
+    _update_config(text, config)
+
+
+def as_stock(tables: dict[str, Frequencies], config: dict[str, Any]) -> dict[str, Frequencies]:
+    """``tables`` in the float32 that the installed transformers computes from ``config``.
+
+    It differs by a unit in the last place here and there; a table that this transformers cannot get from a
+    config stays as it is.
+    """
+    found = installed_reading(config).tables
+    near = {k: k in found and distance({k: found[k]}, {k: table}).agrees for k, table in tables.items()}
+    return {k: found[k] if near[k] else table for k, table in tables.items()}
+
+
+def installed_reading(config: dict[str, Any]) -> Reading:
+    """What the installed transformers makes of ``config``."""
+    from transformers import __version__
+
+    return ENGINES[f"transformers-{__version__.split('.')[0]}"](config)
+
+
+def _put_longer(model: nn.Module, done: Extension, length: int, exact: bool) -> None:
+    """Dynamic NTK for one generation; below the original length it is the plain table."""
+    put(model, at_length(done, length), exact=exact)
+
+
+def _update_config(text: Any, config: dict[str, Any]) -> None:
+    """Set on the live config what ``spelled`` changed, in the names that its transformers version has."""
+    before = text.to_dict()
+    modern = "rope_parameters" in before
+    for key, value in config.items():
+        # transformers 5 has rope_scaling as a deprecated alias of rope_parameters.
+        if before.get(key) != value and not (modern and key == "rope_scaling"):
+            setattr(text, key, value)
+
+
+def rope_of(model: nn.Module) -> ModelRope:
+    """The rotary position embeddings of a loaded transformers model, from its config."""
+    return rope_from_config(text_config(model).to_dict())
+
+
+def at_length(done: Extension, length: int) -> Extension:
+    """``done`` with dynamic NTK's base fixed for sequences of ``length`` tokens."""
+    specs = {
+        layer: spec.at_length(length) if isinstance(spec.scaling, DynamicNTK) else spec
+        for layer, spec in done.after.specs.items()
+    }
+    return replace(
+        done, after=replace(done.after, specs=specs, max_position_embeddings=length), length=length
+    )

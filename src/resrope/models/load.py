@@ -1,0 +1,142 @@
+"""Load a causal language model with a method applied, and save one so that any stock loader reads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from resrope.files import atomic_write, beside
+from resrope.models import gguf
+from resrope.models.apply import apply, installed_reading, put, rope_of
+from resrope.models.config import ModelRope, innermost, rope_from_config
+from resrope.models.engines.compare import objection
+from resrope.models.extension import Extension, unchanged
+from resrope.models.source import SMOLLM2
+from resrope.models.spelling import write_both
+from resrope.spec import frequencies
+
+
+def load(
+    path: str | Path,
+    method: str | None = None,
+    *,
+    exact: bool = True,
+    length: int | None = None,
+    layers: tuple[str, ...] | None = None,
+    replace_scaling: bool = False,
+    dtype: Any = "auto",
+    trust_remote_code: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **parameters: Any,
+) -> nn.Module:
+    """A transformers model that rotates with ``method``; without one, with the tables that ``path`` has.
+
+    >>> model = resrope.load("smollm2", method="resonance-yarn", factor=4)
+
+    path: a folder, a hub id, a .gguf file (dequantised) or ``smollm2``. Weights come from safetensors or
+    GGUF only, never from a pickle. dtype and ``model_kwargs`` go to ``from_pretrained``, the rest means
+    what it means for ``apply``. Raises ValueError or OSError for what cannot be loaded or applied.
+    """
+    if method is None and (parameters or length is not None):
+        given = ", ".join([*parameters, *(["length"] if length is not None else [])])
+        raise ValueError(f"{given} must come with a method, got none")
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(model_kwargs or {})}
+    file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
+    if file.suffix == ".gguf":
+        model = _from_gguf(file, options)
+    else:
+        model = _causal_lm().from_pretrained(str(path), use_safetensors=True, **options)
+    if method is not None:
+        apply(
+            model,
+            method,
+            exact=exact,
+            length=length,
+            layers=layers,
+            replace_scaling=replace_scaling,
+            **parameters,
+        )
+    elif exact:
+        put(model, unchanged(rope_of(model)), exact=True)
+    return model  # type: ignore[no-any-return]
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Save a model that any stock loader reads: weights as safetensors, the config in both spellings.
+
+    Written beside ``folder`` and renamed at the end; the saved config is read back and compared with
+    the model's live tables. Raises ValueError when ``folder`` exists, or when the installed transformers
+    could not get these tables from any config of this model type.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists; give the name of a new folder")
+    temporary = beside(folder)
+    try:
+        model.save_pretrained(str(temporary))  # type: ignore[operator]
+        config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+        _respell(config)
+        _check_saved(config, rope_of(model))
+        atomic_write(temporary / "config.json", json.dumps(config, indent=2) + "\n")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _check_saved(config: dict[str, Any], live: ModelRope) -> None:
+    """Raise RuntimeError unless the installed transformers would rotate with the live tables again."""
+    if rope_from_config(config).specs != live.specs:
+        raise RuntimeError("the saved config has other rotary frequencies than the model")
+    tables = {layer: frequencies(spec) for layer, spec in live.specs.items()}
+    why = objection(installed_reading(config), tables, live.max_position_embeddings or 0)
+    if why is not None:
+        raise ValueError(f"a saved {live.model_type} model would not be the same when it is loaded: {why}")
+
+
+def _respell(config: dict[str, Any]) -> None:
+    text = innermost(config)
+    parameters = text.get("rope_parameters")
+    if parameters:
+        nested = any(isinstance(p, Mapping) for p in parameters.values())
+        write_both(text, parameters if nested else {"default": parameters})
+
+
+def _causal_lm() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM
+
+
+def _from_gguf(file: Path, options: dict[str, Any]) -> Any:
+    """Dequantised, in a model of its own: the one that transformers returns refuses to be saved."""
+    import torch
+
+    options = {**options, "dtype": torch.float32 if options["dtype"] == "auto" else options["dtype"]}
+    rope = gguf.read_gguf(file)
+    read = _causal_lm().from_pretrained(str(file.parent), gguf_file=file.name, **options)
+    config = type(read.config).from_dict(
+        {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    )
+    model = _causal_lm().from_config(config, dtype=read.dtype)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    model.eval()
+    # transformers reads neither the factors of single features nor attn_factor from a GGUF file.
+    own = rope_of(model)
+    if {k: frequencies(s) for k, s in own.specs.items()} != {
+        k: frequencies(s) for k, s in rope.specs.items()
+    }:
+        known = unchanged(rope)
+        put(
+            model,
+            Extension(method=known.method, before=own, after=rope, layers=known.layers, length=known.length),
+            exact=False,
+        )
+    return model

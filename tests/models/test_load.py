@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+import resrope
+from resrope.models.apply import rope_of
+from resrope.models.hook import TableRotary
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    model = tiny("llama")
+    model.save_pretrained(tmp_path / "plain")
+    return model, tmp_path / "plain"
+
+
+def test_load_with_a_method_is_apply_on_the_loaded_model(saved, logits):
+    model, folder = saved
+    resrope.apply(model, "resonance-yarn", factor=4)
+    loaded = resrope.load(folder, method="resonance-yarn", factor=4)
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_load_without_a_method_keeps_the_tables_and_makes_them_exact(saved, logits, tmp_path):
+    model, _ = saved
+    resrope.apply(model, "resonance-yarn", factor=4)
+    resrope.save(model, tmp_path / "extended")
+    again = resrope.load(tmp_path / "extended")
+    assert torch.equal(logits(again), logits(model)), "integer wavelengths come back from the config"
+    assert isinstance(again.model.rotary_emb, TableRotary)
+    stock = resrope.load(tmp_path / "extended", exact=False)
+    assert not isinstance(stock.model.rotary_emb, TableRotary)
+
+
+def test_saved_configs_have_both_spellings(saved, tmp_path):
+    model, _ = saved
+    resrope.apply(model, "yarn", factor=4)
+    config = json.loads((resrope.save(model, tmp_path / "out") / "config.json").read_text())
+    assert config["rope_parameters"]["rope_type"] == "yarn"
+    assert config["rope_scaling"]["type"] == config["rope_scaling"]["rope_type"] == "yarn"
+    assert config["rope_theta"] == 10000.0
+    assert config["resrope"]["method"] == "yarn"
+
+
+def test_a_save_that_fails_leaves_nothing(saved, tmp_path, monkeypatch):
+    model, folder = saved
+    with pytest.raises(ValueError, match="exists"):
+        resrope.save(model, folder)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("resrope.models.load.atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        resrope.save(model, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain"]
+
+
+def test_parameters_need_a_method(tmp_path):
+    with pytest.raises(ValueError, match="factor, length must come with a method"):
+        resrope.load(tmp_path, factor=4, length=100)
+
+
+def test_pickles_are_not_read(saved):
+    model, folder = saved
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        resrope.load(folder, method="yarn", factor=4)
+
+
+def test_a_table_for_every_length_needs_one_to_be_exact(tiny, tmp_path):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    tiny("llama", rope_parameters=rope).save_pretrained(tmp_path / "dynamic")
+    with pytest.raises(ValueError, match="give the method and length="):
+        resrope.load(tmp_path / "dynamic")
+    model = resrope.load(tmp_path / "dynamic", method="dynamic-ntk", length=500)
+    assert rope_of(model).specs["default"].scaling.seq_len == 500
