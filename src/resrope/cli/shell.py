@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from resrope import __version__
+from resrope.cli.doctor import doctor
+from resrope.cli.extend import extend
 from resrope.cli.inspect import inspect
 from resrope.cli.posgen import posgen
+from resrope.cli.verify import verify
 
 # Newer typer returns this for a KeyboardInterrupt, older typer raises Abort.
 _INTERRUPTED = 130
@@ -23,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(inspect)
+app.command()(doctor)
+app.command()(extend)
+app.command()(verify)
 app.add_typer(posgen)
 
 

@@ -1,0 +1,1 @@
+"""Writing extended models: one module per engine."""
