@@ -18,6 +18,9 @@ _ONLY_KEYS = {
     **dict.fromkeys(("olmo", "olmo2"), ("type", "factor")),
 }
 
+# What leaving these out means.
+_SILENT = {"attention_factor": 1.0, "factor": 1.0}
+
 
 def write_both(text: dict[str, Any], by_layer: Mapping[str, Mapping[str, Any]]) -> None:
     """Put rope_parameters by layer type ("default" where there is one) into ``text``, in both spellings.
@@ -52,9 +55,15 @@ def _write_scaling(text: dict[str, Any], kind: str, main: Mapping[str, Any]) -> 
     # Loaders older than rope_type look for type.
     legacy = {**scaling, "type": scaling.get("rope_type", "default")}
     only = _ONLY_KEYS.get(kind, ())
-    if only and set(only) <= set(legacy) and legacy.get("attention_factor", 1.0) == 1.0:
+    if only and set(only) <= set(legacy) and not _told_by_others(legacy, only):
         original = legacy.get("original_max_position_embeddings")
         if original is not None:
             text.setdefault("original_max_position_embeddings", original)
         legacy = {k: legacy[k] for k in only}
     text["rope_scaling"] = legacy
+
+
+def _told_by_others(scaling: Mapping[str, Any], only: tuple[str, ...]) -> set[str]:
+    """The keys besides ``only`` that say more than their absence would."""
+    said = {"rope_type", "original_max_position_embeddings", *only}
+    return {k for k, v in scaling.items() if k not in said and v != _SILENT.get(k)}

@@ -29,6 +29,11 @@ NO_SCALING = names(
     "starcoder2"
 )
 _LINEAR_ONLY = names("deepseek nemotron qwen2_moe")
+# They rotate pairs of neighbours, which MLX-LM's classes for these two types do not: those rotate halves.
+_PAIRED = names(
+    "bailing_moe_v3 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa llama4 longcat_flash mistral4"
+)
+_HALVES_ALWAYS = ("longrope", "su")
 # No model file of their own or of a twin.
 _UNKNOWN = names(
     "arcee bamba blt chameleon codegen cohere2_moe csm cwm deepseek_v4 diffllama doge emu3_text_model "
@@ -62,6 +67,7 @@ _THETA = {
 }
 THETA = {name: theta for theta, names in _THETA.items() for name in names.split()}
 _NO_THETA = frozenset({"gptj", "gpt_neox", "gemma4", "gptneox"})
+_ONLY_QUANTISED = frozenset({"gpt_oss"})
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional", "mrope")
 _PHI_SHARE = 0.4
 _ORIGINAL = 4096
@@ -80,6 +86,8 @@ def read(config: Mapping[str, Any]) -> Reading:
     if theta is None and kind not in _NO_THETA:
         return refused(ENGINE, f"{_NAME} needs rope_theta beside rope_scaling for {kind} models")
     refusal = _refusal(text, kind, given)
+    if kind in _ONLY_QUANTISED and "quantization_config" not in text and "quantization" not in text:
+        refusal = f"{_NAME} loads only quantised experts of {kind} models"
     if refusal is not None:
         return refused(ENGINE, refusal)
     if kind in NO_SCALING and spelled_type(given) not in ("default", "mrope"):
@@ -130,6 +138,8 @@ def _refusal(text: Mapping[str, Any], kind: str, given: Mapping[str, Any]) -> st
         return f"{_NAME} needs {', '.join(missing)} in the rope_scaling of phimoe models" if missing else None
     if kind in _LINEAR_ONLY and spelled != "default" and (spelled != "linear" or "type" not in given):
         return f'{_NAME} takes only "type": "linear" for {kind} models, got {spelled}'
+    if spelled in _HALVES_ALWAYS and (kind in _PAIRED or text.get("rope_traditional")):
+        return f"{_NAME} rotates halves of the head with {spelled}, {kind} models pairs of neighbours"
     if spelled not in _TYPES:
         return f"{_NAME} does not know rope_type {spelled!r}"
     needed = {
