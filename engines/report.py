@@ -14,7 +14,7 @@ _GOAL_OF = {**_OF, "from_spelled": "logits from the spelled table"}
 
 def check(results: Mapping[str, Any]) -> None:
     """Raise ValueError unless ``results`` has the shape that this file writes and readers rely on."""
-    for key in ("command", "commit", "date", "seconds", "goals", "settings", "tiny", "smollm2"):
+    for key in ("command", "commit", "date", "seconds", "goals", "settings", "tiny", "applied", "smollm2"):
         if key not in results:
             raise ValueError(f"results need {key}, got {', '.join(results)}")
     for record in results["tiny"]:
@@ -53,11 +53,35 @@ def markdown(results: Mapping[str, Any]) -> str:
         "refused before anything was written; how many failed in the engine.",
         "",
         *_matrix(results["tiny"]),
+        "## `resrope.apply`",
+        "",
+        *_applied(results["applied"]),
         "## Methods that were refused or failed",
         "",
         *_reasons(results["tiny"]),
     ]
     return "\n".join(lines)
+
+
+def serving_table(results: Mapping[str, Any], method: str = "resonance-yarn") -> str:
+    """The table of architectures in docs/serving.md: one method, one cell per engine."""
+    mine = [r for r in results["tiny"] if r["method"] == method and r["engine"] != "onnx"]
+    engines = [name for name in ENGINES if any(r["engine"] == name for r in mine)]
+    rows = [f"| | {' | '.join(engines)} |", "| --- " * (len(engines) + 1) + "|"]
+    for architecture in sorted({r["architecture"] for r in mine}):
+        cells = {r["engine"]: r for r in mine if r["architecture"] == architecture}
+        words = {"refused": "no", "failed": "fails"}
+        said = (
+            words.get(r["status"]) or _number(r["max_difference"]) for r in (cells[name] for name in engines)
+        )
+        rows.append(f"| {architecture} | {' | '.join(said)} |")
+    return "\n".join(rows)
+
+
+def update_serving(page: str, table: str) -> str:
+    """``page`` with ``table`` between the two comments that hold its place."""
+    head, rest = page.split(_PLACE[0])
+    return f"{head}{_PLACE[0]}\n\n{table}\n\n{_PLACE[1]}{rest.split(_PLACE[1])[1]}"
 
 
 def _summary(results: Mapping[str, Any]) -> list[str]:
@@ -84,6 +108,7 @@ def _summary(results: Mapping[str, Any]) -> list[str]:
     return [*head, *rows, "", *_NOTES, ""]
 
 
+_PLACE = ("<!-- architectures: made by engines/report.py from results/engines.json -->", "<!-- end -->")
 _NOTES = (
     "Without a method: the same engine on the unscaled model (method rope), where resrope changes nothing.",
     "From the spelled table: the reference with the float32 frequencies that the config's own numbers give;",
@@ -108,6 +133,31 @@ def _cell(records: Sequence[Mapping[str, Any]]) -> str:
         count = sum(r["status"] == status for r in records)
         parts += [f"{count} {status}"] if count else []
     return ", ".join(parts)
+
+
+def _applied(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not records:
+        return ["Not run.", ""]
+    engines = list(dict.fromkeys(r["engine"] for r in records))
+    rows = [
+        f"{records[0]['method']} on a loaded model: largest difference of a logit from the reference, and, "
+        "after `save` and a stock `from_pretrained`, from what was applied with `exact=False`.",
+        "",
+        f"| architecture | {' | '.join(f'{e} | saved, reloaded' for e in engines)} |",
+        "| --- " * (2 * len(engines) + 1) + "|",
+    ]
+    for architecture in dict.fromkeys(r["architecture"] for r in records):
+        mine = {r["engine"]: r for r in records if r["architecture"] == architecture}
+        cells = (cell for e in engines for cell in _applied_cells(mine[e]))
+        rows.append(f"| {architecture} | {' | '.join(cells)} |")
+    return [*rows, ""]
+
+
+def _applied_cells(record: Mapping[str, Any]) -> tuple[str, str]:
+    if record["status"] != "ran":
+        return f"failed: {record['reason']}", ""
+    saved = f"refused: {record['save']}" if "save" in record else _number(record["reloaded"])
+    return _number(record["max_difference"]), saved
 
 
 def _reasons(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import applied
 import cases
 import report
 import setup
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = work.ROOT / "results"
         atomic_write(folder / "engines.json", json.dumps(results, indent=1) + "\n")
         atomic_write(folder / "engines.md", text)
+        page = work.ROOT / "docs" / "serving.md"
+        table = report.serving_table(results)
+        atomic_write(page, report.update_serving(page.read_text(encoding="utf-8"), table))
     print(text)
     return 0
 
@@ -77,6 +81,7 @@ def measure(
             tiny.prepare(architecture, fresh)
             progress.advance(task)
         records = [r for name in engines for r in _engine(name, architectures, methods, fresh, progress)]
+        changed = _applied(architectures, fresh, progress)
         found: dict[str, Any] = {}
         if real:
             task = progress.add_task("smollm2", total=None)
@@ -99,6 +104,7 @@ def measure(
             "factor": cases.FACTOR,
         },
         "tiny": records,
+        "applied": changed,
         "smollm2": found,
     }
 
@@ -121,6 +127,13 @@ def _engine(
             old[pair] = record
     progress.update(task, completed=2 * len(pairs))
     return [record for record in old.values() if record is not None]
+
+
+def _applied(architectures: Sequence[str], fresh: str, progress: Progress) -> list[dict[str, Any]]:
+    if not all(work.kept(f"written/transformers-{a}-rope", fresh) for a in architectures):
+        return []  # neither major of transformers was asked for
+    task = progress.add_task("resrope.apply", total=None)
+    return applied.measure(architectures, fresh, lambda: progress.advance(task))
 
 
 def _record_name(engine: str, pair: tuple[str, str]) -> str:

@@ -30,7 +30,7 @@ def prepare(architecture: str, fresh: str) -> None:
     for method in cases.METHODS:
         table = cases.table(architecture, method)
         reference.install(model, {_layer(architecture): (table.inv_freq, table.attention_factor)})
-        np.save(_logits(architecture, method), reference.logits(model, cases.tokens()))
+        np.save(reference_logits(architecture, method), reference.logits(model, cases.tokens()))
     keep(f"models/{architecture}", fresh, {"folder": str(folder)})
 
 
@@ -44,7 +44,7 @@ def write(engine: Engine, pairs: Sequence[Pair], fresh: str, advance: Advance) -
             done[name] = old
             advance()
             continue
-        out = engine.written(_case_folder(architecture, method))
+        out = engine.written(case_folder(architecture, method))
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(out)
         jobs.append({"id": name, "arguments": _extend(engine, architecture, method, out)})
@@ -66,10 +66,10 @@ def _ran(engine: Engine, pairs: Sequence[Pair], advance: Advance) -> dict[Pair, 
     jobs = [
         {
             "id": f"{architecture}/{method}",
-            "model": str(engine.written(_case_folder(architecture, method))),
+            "model": str(engine.written(case_folder(architecture, method))),
             "tokens": cases.tokens(),
             "attention": cases.ARCHITECTURES[architecture].attention,
-            "out": str(_case_folder(architecture, method) / f"{engine.name}.npy"),
+            "out": str(case_folder(architecture, method) / f"{engine.name}.npy"),
         }
         for architecture, method in pairs
     ]
@@ -83,7 +83,7 @@ def _derived(engine: Engine, pairs: Sequence[Pair], advance: Advance) -> dict[Pa
     for pair in pairs:
         line: dict[str, Any] = {"versions": {engine.name: "derived, not run"}}
         try:
-            np.save(_case_folder(*pair) / f"{engine.name}.npy", _as_read(engine, pair, engine.name))
+            np.save(case_folder(*pair) / f"{engine.name}.npy", _as_read(engine, pair, engine.name))
         except ValueError as error:
             line["error"] = str(error)
         found[pair] = line
@@ -93,7 +93,7 @@ def _derived(engine: Engine, pairs: Sequence[Pair], advance: Advance) -> dict[Pa
 
 def _as_read(engine: Engine, pair: Pair, reader: str) -> np.ndarray:
     """Logits of the reference model with the tables that ``reader`` derives from the written config."""
-    written = engine.written(_case_folder(*pair))
+    written = engine.written(case_folder(*pair))
     config = json.loads((written / "config.json").read_text(encoding="utf-8"))
     tables = derive.tables(reader, config, head_dim=cases.HEAD_DIM, last=cases.LENGTH - 1)
     # With the written weights, so that an attention factor that was folded into them counts.
@@ -118,8 +118,11 @@ def _record(
         return {**record, "status": "refused", "reason": within(told)}
     if line.get("error"):
         return {**record, "status": "failed", "reason": within(line["error"])}
-    out = _case_folder(architecture, method) / f"{engine.name}.npy"
-    wanted, plain = np.load(_logits(architecture, method)), np.load(_logits(architecture, "rope"))
+    out = case_folder(architecture, method) / f"{engine.name}.npy"
+    wanted, plain = (
+        np.load(reference_logits(architecture, method)),
+        np.load(reference_logits(architecture, "rope")),
+    )
     found: dict[str, Any] = reference.difference(wanted, np.load(out))
     if engine.of == "from_spelled":
         spelled = _as_read(engine, pair, "transformers")
@@ -148,11 +151,13 @@ def _source(architecture: str) -> Path:
     return WORK / "models" / architecture
 
 
-def _logits(architecture: str, method: str) -> Path:
+def reference_logits(architecture: str, method: str) -> Path:
+    """Where the reference's logits lie."""
     return _source(architecture) / f"{method}.npy"
 
 
-def _case_folder(architecture: str, method: str) -> Path:
+def case_folder(architecture: str, method: str) -> Path:
+    """Where everything that is written for one case lies."""
     return WORK / "written" / f"{architecture}-{method}"
 
 

@@ -110,7 +110,15 @@ def keep(name: str, fresh: str, record: Any) -> None:
 
 def extend_each(jobs: Sequence[dict[str, Any]], advance: Callable[[], None]) -> dict[str, dict[str, Any]]:
     """Every job's `resrope` command line, by id: code, said, seconds."""
-    return _each([sys.executable, str(HERE / "extend_many.py")], jobs, advance)
+    return _each([sys.executable, str(HERE / "extend_many.py")], jobs, advance, own=True)
+
+
+def apply_each(
+    environment: str, jobs: Sequence[dict[str, Any]], advance: Callable[[], None]
+) -> dict[str, dict[str, Any]]:
+    """Every job with `resrope` itself in an environment that does not hold it, by id."""
+    command = [str(setup.python(environment)), str(HERE / "runners" / "applied_run.py")]
+    return _each(command, jobs, advance, own=True)
 
 
 def run_each(
@@ -125,13 +133,16 @@ def run_each(
 
 
 def _each(
-    command: list[str], jobs: Sequence[dict[str, Any]], advance: Callable[[], None]
+    command: list[str], jobs: Sequence[dict[str, Any]], advance: Callable[[], None], *, own: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Run ``command`` on the jobs; where it dies, the job it died on fails and the rest goes on."""
+    """Run ``command`` on the jobs; where it dies, the job it died on fails and the rest goes on.
+
+    own: it may import this checkout's resrope.
+    """
     found: dict[str, dict[str, Any]] = {}
     rest = list(jobs)
     while rest:
-        for line, ended in _lines(command, list(rest)):
+        for line, ended in _lines(command, list(rest), own):
             if line is None:
                 died = {"id": rest[0]["id"], "error": f"the engine's process ended: {ended}", "code": 1}
                 line = {**died, "said": ended}
@@ -141,7 +152,9 @@ def _each(
     return found
 
 
-def _lines(command: list[str], jobs: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any] | None, str]]:
+def _lines(
+    command: list[str], jobs: Sequence[dict[str, Any]], own: bool
+) -> Iterator[tuple[dict[str, Any] | None, str]]:
     """The lines that the process writes, as they come; None for the job on which it died."""
     WORK.mkdir(parents=True, exist_ok=True)
     jobs_file, done_file, log = WORK / "jobs.json", WORK / "done.jsonl", WORK / "log.txt"
@@ -149,7 +162,11 @@ def _lines(command: list[str], jobs: Sequence[dict[str, Any]]) -> Iterator[tuple
     done_file.write_text("", encoding="utf-8")
     with log.open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
-            [*command, str(jobs_file), str(done_file)], stdout=said, stderr=said, env=_environment(), cwd=WORK
+            [*command, str(jobs_file), str(done_file)],
+            stdout=said,
+            stderr=said,
+            env=_environment(own),
+            cwd=WORK,
         )
         read = 0
         while True:
@@ -173,11 +190,12 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def _environment() -> dict[str, str]:
-    """This one, offline and without what would let an engine import this checkout."""
+def _environment(own: bool) -> dict[str, str]:
+    """This one, offline, and without what would let an engine import this checkout unless it is its own."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
-    return {**{name: str(threads()) for name in _THREADS}, **kept, **quiet}
+    path = {"PYTHONPATH": str(ROOT / "src")} if own else {}
+    return {**{name: str(threads()) for name in _THREADS}, **kept, **quiet, **path}
 
 
 def within(message: str) -> str:

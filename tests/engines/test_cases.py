@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from resrope.models import read_config
 
+ROOT = Path(__file__).parents[2]
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 100.0,
@@ -161,6 +163,10 @@ def _results():
         "goals": report.goals(),
         "settings": settings,
         "tiny": tiny,
+        "applied": [
+            {"engine": "transformers-5", **case, "status": "ran", "max_difference": 1e-6, "reloaded": 0.0},
+            {"engine": "transformers-4", **case, "status": "ran", "max_difference": 1e-6, "save": "no base"},
+        ],
         "smollm2": {**real, "records": [row]},
     }
 
@@ -175,6 +181,18 @@ def test_the_report_has_every_number():
     assert "| llama.cpp | 2.0e-05 | 3.0e-11 |  | 2.0e-05 | 3.0e-11 | yes | nats ≤ 1e-09 | yes |" in text
     assert "| mlx | refused | llama: yarn | it would / not |" in text
     assert "| llama | 1.0e-06, 1 refused | 1 failed |" in text
+    assert "| llama | 1.0e-06 | 0 | 1.0e-06 | refused: no base |" in text
+
+
+def test_the_guide_has_the_table_of_the_kept_results():
+    import report
+
+    results = json.loads((ROOT / "results" / "engines.json").read_text(encoding="utf-8"))
+    report.check(results)
+    assert results["commit"].isalnum(), "made from a commit, not from changes on top of one"
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert report.update_serving(page, report.serving_table(results)) == page
+    assert (ROOT / "results" / "engines.md").read_text(encoding="utf-8") == report.markdown(results)
 
 
 @pytest.mark.parametrize(

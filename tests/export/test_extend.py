@@ -162,15 +162,12 @@ def test_extending_again_goes_on_from_the_record(models, tmp_path):
 
 def test_a_factor_in_the_weights_is_not_multiplied_twice(models, tmp_path, monkeypatch):
     extend(models("llama"), tmp_path / "one", "yarn", factor=4.0, fold=True)
-    for given in ({"name": "resonance-yarn"}, {"name": "yarn", "factor": 2.0, "replace_scaling": True}):
-        with pytest.raises(ValueError, match=r"one: its weights already hold an attention factor of 1.13863"):
-            extend(tmp_path / "one", tmp_path / "two", **given)
-    (tmp_path / "in.gguf").write_bytes(b"GGUF")
-    rope = read_config(models("llama"))
-    monkeypatch.setattr(module, "read_config", lambda _: rope)
-    monkeypatch.setattr(module, "gguf_provenance", lambda _: {"folded_attention_factor": 1.2})
-    with pytest.raises(ValueError, match=r"already hold an attention factor of 1.2"):
-        extend(tmp_path / "in.gguf", tmp_path / "out.gguf", "yarn", factor=4.0, engine="gguf")
+    with pytest.raises(ValueError, match=r"weights already hold an attention factor of 1\.13863"):
+        extend(tmp_path / "one", tmp_path / "two", "yarn", factor=2.0, replace_scaling=True)
+    extend(tmp_path / "one", tmp_path / "two", "resonance-yarn")
+    record = json.loads((tmp_path / "two" / "config.json").read_text())["resrope"]
+    assert record["folded_attention_factor"] == pytest.approx(1.138629436)
+    assert record["specs"]["default"]["scaling"]["attention_factor"] == 1.0, "on top of the weights' own"
 
 
 def test_gguf_goes_to_the_writers_with_the_table(models, tmp_path, monkeypatch):
@@ -191,7 +188,6 @@ def test_gguf_goes_to_the_writers_with_the_table(models, tmp_path, monkeypatch):
     assert given["provenance"]["folded_attention_factor"] == given["table"].attention_factor
     source = tmp_path / "in.gguf"
     source.write_bytes(b"GGUF")
-    monkeypatch.setattr(module, "gguf_provenance", lambda _: None)
     monkeypatch.setattr(module, "read_config", lambda _: rope_from_config({"model_type": "llama", **SMALL}))
     extend(source, out, "yarn", factor=2.0, engine="gguf")
     name, path, target, given = calls.pop()
@@ -309,7 +305,6 @@ def test_a_gguf_source_becomes_a_folder_of_float32(models, tmp_path, monkeypatch
     import resrope.export.dequantise
 
     (tmp_path / "in.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(module, "gguf_provenance", lambda _: None)
     monkeypatch.setattr(
         module, "read_config", lambda source: rope_from_config({"model_type": "llama", **SMALL})
     )

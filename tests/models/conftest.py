@@ -28,6 +28,7 @@ SPECIAL = {
         "num_local_experts": 4,
         "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
     },
+    "ministral3": {"head_dim": 16},
     "deepseek_v3": {
         "num_key_value_heads": 4,
         "kv_lora_rank": 16,

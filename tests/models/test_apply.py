@@ -154,3 +154,87 @@ def test_layers_with_a_window_keep_their_table(tiny):
     before = model.model.rotary_emb.sliding_attention_inv_freq.clone()
     resrope.apply(model, "resonance-yarn", factor=4)
     assert torch.allclose(model.model.rotary_emb.sliding_attention_inv_freq, before, rtol=1e-6)
+
+
+def test_the_softmax_scale_of_deepseek_survives(tiny, logits, tmp_path):
+    """Its attention computes that scale from factor and mscale_all_dim of the rope parameters."""
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    }
+    model = tiny("deepseek_v3", rope_parameters=rope)
+    before = model.model.layers[0].self_attn.scaling
+    assert before > tiny("deepseek_v3").model.layers[0].self_attn.scaling
+    resrope.apply(model, "resonance-yarn", exact=False)
+    reloaded = type(model).from_pretrained(resrope.save(model, tmp_path / "saved"))
+    assert reloaded.model.layers[0].self_attn.scaling == before
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_queries_that_grow_with_the_original_length_are_not_touched(tiny):
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 8.0,
+        "original_max_position_embeddings": 32,
+        "llama_4_scaling_beta": 0.1,
+    }
+    model = tiny("ministral3", head_dim=16, rope_parameters=rope)
+    before = model.config.to_dict()
+    with pytest.raises(ValueError, match="scale their queries by original_max_position_embeddings"):
+        resrope.apply(model, "resonance-yarn")
+    assert model.config.to_dict() == before
+    resrope.apply(model, "yarn")
+    assert model.config.rope_parameters["llama_4_scaling_beta"] == 0.1
+
+
+def test_a_model_that_accelerate_has_hooked(tiny):
+    from accelerate import cpu_offload
+
+    model, plain = tiny("llama"), tiny("llama")
+    cpu_offload(model, execution_device="cpu")
+    for one in (model, plain):
+        resrope.apply(one, "resonance-yarn", factor=4)
+    far = torch.tensor([[1_000_003]])
+    assert torch.equal(
+        model.model.rotary_emb(torch.zeros(1), far)[0], plain.model.rotary_emb(torch.zeros(1), far)[0]
+    )
+
+
+def test_both_kinds_of_layers(tiny, logits, tmp_path):
+    model = tiny("gemma3_text")
+    both = ("full_attention", "sliding_attention")
+    done = resrope.apply(model, "resonance-yarn", factor=4, layers=both, exact=False)
+    assert all(table.periods for table in done.tables().values())
+    reloaded = type(model).from_pretrained(resrope.save(model, tmp_path / "saved"))
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_a_type_that_the_model_does_not_take_is_spelled_otherwise(tiny, logits, tmp_path):
+    """Phi-3 knows no yarn, but any table as longrope."""
+    model = tiny("phi3")
+    resrope.apply(model, "yarn", factor=4, exact=False)
+    assert model.config.rope_parameters["rope_type"] == "longrope"
+    reloaded = type(model).from_pretrained(resrope.save(model, tmp_path / "saved"))
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_a_model_without_values_is_refused(tiny):
+    with torch.device("meta"):
+        model = tiny("llama")
+    with pytest.raises(ValueError, match="after the weights are loaded"):
+        resrope.apply(model, "yarn", factor=4)
+
+
+def test_weights_that_hold_the_attention_factor_get_no_other(tiny):
+    model = tiny("llama")
+    resrope.apply(model, "yarn", factor=4)
+    model.config.resrope = {**model.config.resrope, "folded_attention_factor": 1.2}
+    with pytest.raises(ValueError, match=r"already hold an attention factor of 1\.2"):
+        resrope.apply(model, "yarn", factor=8, replace_scaling=True)
+    resrope.apply(model, "ntk", factor=2, replace_scaling=True)
+    assert model.config.resrope["folded_attention_factor"] == 1.2, "it is still in there"

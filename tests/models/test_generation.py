@@ -1,8 +1,11 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
 import resrope
-from resrope.models.apply import rope_of
+from resrope.models.generation import reach
 
 IDS = torch.randint(3, 128, (1, 40), generator=torch.Generator().manual_seed(2))
 GROWN = torch.randint(3, 128, (1, 120), generator=torch.Generator().manual_seed(3))
@@ -42,20 +45,96 @@ def test_stock_dynamic_ntk_reads_stale_keys_and_ours_does_not(tiny):
     assert fresh < 1e-5
 
 
+OPTIONS = {"do_sample": False, "pad_token_id": 0}
+
+
+def seen(model):
+    """The lengths and frequencies of every forward from now on, but for the probes of a new table."""
+    found = []
+
+    def look(module, args, kwargs):
+        positions = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+        if positions.max() < 1000:
+            found.append((int(positions.max()) + 1, module.inv_freq.clone()))
+
+    model.model.rotary_emb.register_forward_pre_hook(look, with_kwargs=True)
+    return found
+
+
 def test_a_generation_has_the_base_of_the_length_it_may_reach(tiny):
     model, fixed = short_model(tiny), short_model(tiny)
     resrope.apply(model, "dynamic-ntk", factor=2.0)
     resrope.apply(fixed, "dynamic-ntk", factor=2.0, length=40 + 56)
-    options = {"do_sample": False, "pad_token_id": 0}
-    assert torch.equal(
-        model.generate(IDS, max_new_tokens=56, **options), fixed.generate(IDS, max_new_tokens=56, **options)
+    found = seen(model)
+    made = model.generate(IDS, max_new_tokens=56, **OPTIONS)
+    assert torch.equal(made, fixed.generate(IDS, max_new_tokens=56, **OPTIONS))
+    assert len(found) == 56
+    assert all(torch.equal(inv_freq, fixed.model.rotary_emb.inv_freq) for _, inv_freq in found)
+    found.clear()
+    model.generate(IDS[:, :8], max_length=30, **OPTIONS)
+    plain = short_model(tiny).model.rotary_emb.inv_freq
+    assert torch.allclose(found[0][1], plain, rtol=1e-6), "below the original length it is the plain table"
+
+
+def test_outside_a_generation_it_is_the_table_of_the_promised_length(tiny, tmp_path):
+    model, fixed = short_model(tiny), short_model(tiny)
+    resrope.apply(model, "dynamic-ntk", factor=2.0)
+    resrope.apply(fixed, "dynamic-ntk", factor=2.0, length=64)
+    model.generate(IDS[:, :3], max_new_tokens=4, **OPTIONS)
+    assert model.config.max_position_embeddings == 64
+    assert torch.equal(whole(model, GROWN), whole(fixed, GROWN))
+    reloaded = resrope.load(resrope.save(model, tmp_path / "saved"))
+    assert torch.equal(whole(reloaded, GROWN), whole(fixed, GROWN))
+
+
+def test_copies_and_pickles_generate_with_their_own_weights(tiny):
+    model = short_model(tiny)
+    resrope.apply(model, "dynamic-ntk", factor=2.0)
+    wanted = model.generate(IDS, max_new_tokens=5, **OPTIONS)
+    others = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    for other in others:
+        found = seen(other)
+        assert torch.equal(other.generate(IDS, max_new_tokens=5, **OPTIONS), wanted)
+        assert found
+
+
+def test_it_stays_open_when_it_is_applied_again(tiny):
+    model = short_model(tiny)
+    resrope.apply(model, "dynamic-ntk", factor=2.0)
+    model.generate(IDS[:, :3], max_new_tokens=4, **OPTIONS)
+    done = resrope.apply(model, "resonance-dynamic-ntk")
+    assert done.length == 64
+    assert "generate" in model.__dict__
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "kwargs", "wanted"),
+    [
+        ({}, None, {"max_new_tokens": 5}, 45),
+        ({}, None, {"max_length": 100}, 100),
+        ({"max_new_tokens": 90}, {"max_length": 40}, {}, 130),
+        ({"max_new_tokens": 7}, {"do_sample": False}, {}, 47),
+    ],
+)
+def test_the_length_is_the_one_that_generate_makes(tiny, own, given, kwargs, wanted):
+    """Of the call, its generation config and the model's own."""
+    from transformers import GenerationConfig
+
+    model = short_model(tiny)
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    config = None if given is None else GenerationConfig(**given)
+    made = model.generate(IDS, config, **{**OPTIONS, **kwargs} if config is None else kwargs)
+    assert made.shape[1] == reach(model, IDS, config, kwargs) == wanted
+
+
+def test_without_a_limit_it_is_what_transformers_makes_then(tiny):
+    assert reach(short_model(tiny), IDS, None, {}) == 40 + 20
+    assert reach(short_model(tiny), None, None, {"max_new_tokens": 5}) == 6, (
+        "a beginning of sequence, then five"
     )
-    assert rope_of(model).specs == rope_of(fixed).specs
-    model.generate(IDS[:, :8], max_length=20, **options)
-    assert rope_of(model).specs["default"].scaling.seq_len == 20
-    assert torch.allclose(
-        model.model.rotary_emb.inv_freq, short_model(tiny).model.rotary_emb.inv_freq, rtol=1e-6
-    ), "below the original length it is the plain table"
 
 
 def test_a_method_with_one_table_leaves_generate_alone(tiny):
@@ -75,6 +154,3 @@ def test_what_would_mix_bases_is_refused(tiny):
         model(IDS, past_key_values=cache, use_cache=True)
     with pytest.raises(ValueError, match="apply it with length="):
         model.generate(IDS, past_key_values=cache, max_new_tokens=4)
-    model.generation_config.max_length = None
-    with pytest.raises(ValueError, match="pass max_new_tokens or max_length"):
-        model.generate(IDS)

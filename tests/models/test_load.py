@@ -77,3 +77,18 @@ def test_a_table_for_every_length_needs_one_to_be_exact(tiny, tmp_path):
         resrope.load(tmp_path / "dynamic")
     model = resrope.load(tmp_path / "dynamic", method="dynamic-ntk", length=500)
     assert rope_of(model).specs["default"].scaling.seq_len == 500
+
+
+def test_a_model_that_rotates_otherwise_than_its_config_says_is_not_saved(tiny, tmp_path):
+    by_hand, reassigned = tiny("llama"), tiny("llama")
+    by_hand.model.rotary_emb.inv_freq.mul_(0.25)
+    reassigned.config.rope_parameters = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    for model in (by_hand, reassigned):
+        with pytest.raises(ValueError, match="other frequencies than the model's config describes"):
+            resrope.save(model, tmp_path / "saved")
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_needs_a_method_is_named(tmp_path):
+    with pytest.raises(ValueError, match="layers, replace_scaling must come with a method"):
+        resrope.load(tmp_path, layers=("full_attention",), replace_scaling=True)

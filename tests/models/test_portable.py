@@ -33,7 +33,7 @@ def made(name, config=LLAMA, **given):
     ],
 )
 def test_the_simplest_spelling_comes_first(name, given, wanted):
-    assert spellings(made(name, **given)) == wanted
+    assert spellings(made(name, **given), LLAMA) == wanted
 
 
 @pytest.mark.parametrize("spelling", ["plain", "native", "longrope"])

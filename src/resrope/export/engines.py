@@ -120,7 +120,7 @@ def _candidates(
     """Every spelling of the table."""
     from resrope.models.portable import spelled, spellings
 
-    for spelling in spellings(made):
+    for spelling in spellings(made, config):
         for mscale in TARGETS[engine].mscale:
             yield spelling, spelled(config, made, spelling, mscale=mscale, folded=folded, engine=engine)
 

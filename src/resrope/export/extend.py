@@ -14,10 +14,9 @@ from resrope.export.fold import edits
 from resrope.export.folder import Written, check_new, write_folder
 from resrope.export.report import Report, card_section, change
 from resrope.export.weights import checkpoint
-from resrope.models.config import innermost
 from resrope.models.extension import Extension, extension, trained_length
-from resrope.models.gguf import gguf_provenance, smollm2_path
-from resrope.models.provenance import KEY, provenance
+from resrope.models.gguf import smollm2_path
+from resrope.models.provenance import provenance
 from resrope.models.source import SMOLLM2, config_of, read_config
 from resrope.spec import check
 
@@ -107,7 +106,6 @@ def _extension(
     parameters: Mapping[str, Any],
 ) -> Extension:
     rope = read_config(source)
-    _check_not_folded(source)
     made = extension(rope, name, length=length, layers=layers, replace_scaling=replace_scaling, **parameters)
     if not made.fixed_length:
         raise ValueError(
@@ -115,17 +113,6 @@ def _extension(
             "give the length it shall serve with length (--length)"
         )
     return made
-
-
-def _check_not_folded(source: Path) -> None:
-    """The new factor would come on top of the one in the weights."""
-    record = innermost(config_of(source)).get(KEY) if source.is_dir() else gguf_provenance(source)
-    factor = (record or {}).get("folded_attention_factor")
-    if factor is not None:
-        raise ValueError(
-            f"{source}: its weights already hold an attention factor of {factor:g}; "
-            "extend the model that it was made from"
-        )
 
 
 def _load(engine: str, out: str, made: Extension) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from resrope.models.config import ModelRope, rope_from_config
 from resrope.models.engines import ENGINES, Reading
-from resrope.models.engines.compare import distance
+from resrope.models.engines.compare import distance, objection
 from resrope.models.extension import Extension, extension
 from resrope.models.generation import follow_generation, stop_following
 from resrope.models.hook import install
@@ -33,8 +33,8 @@ def apply(
     >>> resrope.apply(model, "resonance-yarn", factor=4)
 
     The effect is read back from the live modules (frequencies, their dtype, attention factor, cos and
-    sin), for every layer type. The model's config is changed with it, so that ``save_pretrained``
-    writes a checkpoint that stock loaders read.
+    sin), for every layer type. The model's config is changed with it, in place. ``resrope.save`` writes a
+    checkpoint that the installed transformers reads, or says why it cannot.
 
     exact: compute phases from integers, so that they are right at any position and Theorem 1 holds to
     the bit; False leaves the arithmetic to transformers, as in a stock loader. length: tokens the
@@ -52,32 +52,57 @@ def apply(
     put(model, settled, exact=exact)
     stop_following(model)
     if not done.fixed_length:
-        follow_generation(model, lambda n: _put_longer(model, done, n, exact))
+        follow_generation(model, Dynamic(done=done, exact=exact))
     return settled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dynamic:
+    """Dynamic NTK that no length fixes: what ``generate`` puts in for the length that one call may reach."""
+
+    done: Extension
+    exact: bool
+
+    def __call__(self, model: nn.Module, length: int | None) -> None:
+        """Install the table for ``length`` tokens, None: for the promised length; the config stays."""
+        made = at_length(self.done, self.done.length if length is None else length)
+        _install(model, self.done, made.tables(), self.exact)
 
 
 def put(model: nn.Module, done: Extension, *, exact: bool) -> None:
     """Install the tables of a settled extension, check the live modules, then tell the config.
 
-    Raises RuntimeError when a module does not compute its table; every module is then as it was.
+    The config object is changed in place. Raises RuntimeError when a module does not compute its table;
+    every module is then as it was.
     """
-    modules = rotary_modules(model, done.before)
     text = text_config(model)
-    config = spelled(text.to_dict(), done, spellings(done)[0])
+    config = _spelled(text.to_dict(), done)
     tables = done.tables() if exact else as_stock(done.tables(), config)
+    _install(model, done, tables, exact)
+    _update_config(text, config)
+
+
+def _spelled(text: dict[str, Any], done: Extension) -> dict[str, Any]:
+    """The first spelling that the installed transformers reads rightly, the first of all where none is."""
+    made = [spelled(text, done, spelling) for spelling in spellings(done, text)]
+    right = (c for c in made if objection(installed_reading(c), done.tables(), done.length) is None)
+    return next(right, made[0])
+
+
+def _install(model: nn.Module, done: Extension, tables: dict[str, Frequencies], exact: bool) -> None:
+    modules = rotary_modules(model, done.before)
     before = [(one.module, one.module.__class__, one.module.__dict__.copy()) for one in modules]
     buffers = [one.module._buffers.copy() for one in modules]
     try:
         for one in modules:
             install(one.module, {key: tables[layer] for key, layer in one.keys.items()}, exact=exact)
             for key, layer in one.keys.items():
-                check_effect(one, key, tables[layer])
+                check_effect(one, key, tables[layer], exact=exact)
     except RuntimeError:
         for (module, cls, state), kept in zip(before, buffers, strict=True):
             module.__class__ = cls
             module.__dict__ = {**state, "_buffers": kept}
         raise
-    _update_config(text, config)
 
 
 def as_stock(tables: dict[str, Frequencies], config: dict[str, Any]) -> dict[str, Frequencies]:
@@ -98,18 +123,13 @@ def installed_reading(config: dict[str, Any]) -> Reading:
     return ENGINES[f"transformers-{__version__.split('.')[0]}"](config)
 
 
-def _put_longer(model: nn.Module, done: Extension, length: int, exact: bool) -> None:
-    """Dynamic NTK for one generation; below the original length it is the plain table."""
-    put(model, at_length(done, length), exact=exact)
-
-
 def _update_config(text: Any, config: dict[str, Any]) -> None:
     """Set on the live config what ``spelled`` changed, in the names that its transformers version has."""
     before = text.to_dict()
-    modern = "rope_parameters" in before
+    # In transformers 5 rope_scaling is a deprecated alias of rope_parameters.
+    alias = isinstance(getattr(type(text), "rope_scaling", None), property)
     for key, value in config.items():
-        # transformers 5 has rope_scaling as a deprecated alias of rope_parameters.
-        if before.get(key) != value and not (modern and key == "rope_scaling"):
+        if before.get(key) != value and not (alias and key == "rope_scaling"):
             setattr(text, key, value)
 
 

@@ -32,6 +32,10 @@ _ROTARY = (
 _REFUSED = ("use_dynamic_ntk", "rope_ratio", "rotary_scaling_factor")
 
 
+# These layers never look further back than their window, which is shorter than what they were trained on.
+_WINDOWED = ("sliding_attention", "chunked_attention", "local_attention")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRope:
     """The rotary position embeddings of one model.
@@ -39,13 +43,19 @@ class ModelRope:
     specs: one RopeSpec by layer type, e.g. "full_attention" and "sliding_attention"; "default" where
     all layers share one. max_position_embeddings: tokens, as the config states it.
     original_max_position_embeddings: tokens before scaling; None where nothing is scaled or the
-    config does not say.
+    config does not say. folded_attention_factor: what resrope has multiplied into the weights, if anything.
     """
 
     model_type: str
     specs: dict[str, RopeSpec]
     max_position_embeddings: int | None = None
     original_max_position_embeddings: int | None = None
+    folded_attention_factor: float | None = None
+
+
+def wide_layers(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The layer types without a sliding window; all where every one has a window."""
+    return tuple(layer for layer in layers if layer not in _WINDOWED) or layers
 
 
 def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
@@ -70,12 +80,14 @@ def rope_from_config(config: Mapping[str, Any]) -> ModelRope:
         _check_recorded(specs, recorded)
         specs = recorded
     # With several layer types the scaled one, if any, tells the original length.
+    record = config.get(KEY) or {}
     originals = [getattr(s.scaling, "original_max_position_embeddings", None) for s in specs.values()]
     return ModelRope(
         model_type=model_type,
         specs=specs,
         max_position_embeddings=_max_position_embeddings(config),
         original_max_position_embeddings=next((n for n in originals if n is not None), None),
+        folded_attention_factor=record.get("folded_attention_factor"),
     )
 
 
@@ -86,9 +98,9 @@ def _specs(config: Mapping[str, Any]) -> dict[str, RopeSpec]:
         return {layer: _spec(config, layer, given) for layer, given in _by_layer(config, new or old).items()}
     specs = _specs({**config, "rope_scaling": None})
     legacy = _specs({**config, "rope_parameters": None})
-    if new != old and not (
-        specs.keys() == legacy.keys() and all(map(_same_table, specs.values(), legacy.values()))
-    ):
+    # rope_scaling speaks for the layers without a window alone.
+    told = wide_layers(tuple(specs))
+    if new != old and not all(k in legacy and _same_table(specs[k], legacy[k]) for k in told):
         raise ValueError("rope_parameters and rope_scaling must not differ; give only one of them")
     return specs
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from resrope.models.config import ModelRope
+from resrope.models.config import ModelRope, wide_layers
 from resrope.spec import DynamicNTK, Frequencies, LongRope, RopeSpec, Scaling, check, frequencies, method
 from resrope.spec.methods import RESONANCE, method_name
 from resrope.spec.scaling import SCALINGS
 
 _ORIGINAL = "original_max_position_embeddings"
-# These layers never look further back than their window, which is shorter than what they were trained on.
-_WINDOWED = ("sliding_attention", "chunked_attention", "local_attention")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +60,7 @@ def extension(
     given = {k: v for k, v in parameters.items() if v is not None}
     made = {k: _extended(rope, rope.specs[k], name, given, length, replace_scaling) for k in chosen}
     after = {k: made[k][0] if k in made else spec for k, spec in rope.specs.items()}
+    _check_not_folded(rope, [made[k][0] for k in chosen])
     reached = max(n for _, n in made.values())
     original = next((o for k in chosen for o in [getattr(after[k].scaling, _ORIGINAL, None)] if o), None)
     new = replace(
@@ -73,6 +72,16 @@ def extension(
     return Extension(method=name, before=rope, after=new, layers=chosen, length=reached)
 
 
+def _check_not_folded(rope: ModelRope, specs: list[RopeSpec]) -> None:
+    """The new attention factor would come on top of the one in the weights."""
+    folded = rope.folded_attention_factor
+    if folded is not None and any(frequencies(spec).attention_factor != 1.0 for spec in specs):
+        raise ValueError(
+            f"the model's weights already hold an attention factor of {folded:g}; "
+            "start from the model that it was made from"
+        )
+
+
 def unchanged(rope: ModelRope) -> Extension:
     """The extension that keeps every table of ``rope``.
 
@@ -81,7 +90,7 @@ def unchanged(rope: ModelRope) -> Extension:
     for spec in rope.specs.values():
         scaling = spec.scaling
         two = isinstance(scaling, LongRope) and scaling.short_factor != scaling.long_factor
-        if two or isinstance(scaling, DynamicNTK):
+        if two or (isinstance(scaling, DynamicNTK) and scaling.seq_len is None):
             raise ValueError(
                 f"{method_name(scaling, spec.resonance)} has another table for another length: "
                 "give the method and length= the longest text"
@@ -94,11 +103,6 @@ def unchanged(rope: ModelRope) -> Extension:
     return Extension(
         method=name, before=rope, after=rope, layers=wide_layers(tuple(rope.specs)), length=length
     )
-
-
-def wide_layers(layers: tuple[str, ...]) -> tuple[str, ...]:
-    """The layer types without a sliding window; all where every one has a window."""
-    return tuple(layer for layer in layers if layer not in _WINDOWED) or layers
 
 
 def trained_length(rope: ModelRope) -> int | None:
@@ -114,6 +118,8 @@ def trained_length(rope: ModelRope) -> int | None:
 
 
 def _layers(rope: ModelRope, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    if isinstance(asked, str):
+        raise ValueError(f"layers must be a tuple of layer types, got {asked!r}")
     if asked is None:
         return wide_layers(tuple(rope.specs))
     unknown = [layer for layer in asked if layer not in rope.specs]
@@ -145,7 +151,8 @@ def _fields_of(scaling: Scaling | None) -> dict[str, Any]:
     if scaling is None:
         return {}
     values = {f.name: getattr(scaling, f.name) for f in fields(scaling)}
-    return {k: v for k, v in values.items() if v is not None}
+    # The length that a table serves is what is asked for, not a parameter of the method.
+    return {k: v for k, v in values.items() if v is not None and k != "seq_len"}
 
 
 def _own_parameters(cls: type[Scaling] | None, given: dict[str, Any]) -> dict[str, Any]:

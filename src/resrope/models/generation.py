@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from torch import nn
 
+Serve = Callable[[nn.Module, "int | None"], None]
+# What transformers generates where nothing says how much.
+_NEW_TOKENS = 20
 
-def follow_generation(model: nn.Module, serve: Callable[[int], None]) -> None:
-    """Make ``model.generate`` call ``serve`` with the length it may reach before it reads anything.
+
+class FollowedGenerate:
+    """``model.generate`` that first calls ``serve`` with the length it may reach, and at the end with None.
 
     transformers recomputes dynamic frequencies whenever the sequence outgrows the last ones, while the
     keys in the cache keep the rotation of their time: queries and keys then disagree about every
-    distance. Known before the first token, the base never changes.
+    distance. Known before the first token, the base never changes. Copies and pickles with its model.
     """
-    stop_following(model)
-    stock = getattr(model, "generate", None)
-    if stock is None:
-        return
 
-    @wraps(stock)
-    def generate(inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        serve(reach(model, inputs, generation_config, kwargs))
-        return stock(inputs, generation_config, **kwargs)
+    def __init__(self, model: nn.Module, serve: Serve) -> None:
+        self.model = model
+        self.serve = serve
 
-    model.generate = generate  # type: ignore[assignment]
+    def __call__(self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As ``generate`` of the model's class."""
+        cls: Any = type(self.model)
+        self.serve(self.model, reach(self.model, inputs, generation_config, kwargs))
+        try:
+            return cls.generate(self.model, inputs, generation_config, *args, **kwargs)
+        finally:
+            self.serve(self.model, None)
+
+
+def follow_generation(model: nn.Module, serve: Serve) -> None:
+    """Give ``model`` a ``generate`` that tells ``serve`` the length before it reads anything."""
+    if hasattr(type(model), "generate"):
+        model.__dict__["generate"] = FollowedGenerate(model, serve)
 
 
 def stop_following(model: nn.Module) -> None:
@@ -34,11 +46,10 @@ def stop_following(model: nn.Module) -> None:
     model.__dict__.pop("generate", None)
 
 
-def reach(model: nn.Module, inputs: Any, generation_config: Any, kwargs: dict[str, Any]) -> int:
+def reach(model: Any, inputs: Any, generation_config: Any, kwargs: dict[str, Any]) -> int:
     """Tokens, prompt and answer together, that a call of ``generate`` with these arguments may reach.
 
-    Raises ValueError when nothing limits it, or when it goes on from a cache: the keys in there were
-    rotated for another length.
+    Raises ValueError when it goes on from a cache: the keys in there were rotated for another length.
     """
     cache = kwargs.get("past_key_values")
     if cache is not None and cache.get_seq_length():
@@ -46,18 +57,11 @@ def reach(model: nn.Module, inputs: Any, generation_config: Any, kwargs: dict[st
             "dynamic NTK cannot go on from a cache, whose keys were rotated for another length: "
             "apply it with length= the longest that will be reached"
         )
-    config = generation_config if generation_config is not None else getattr(model, "generation_config", None)
-
-    def asked(name: str) -> int | None:
-        return kwargs[name] if kwargs.get(name) is not None else getattr(config, name, None)
-
-    prompt = next(
-        (t for t in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if t is not None), None
-    )
-    start = 0 if prompt is None else int(prompt.shape[1])
-    new, longest = asked("max_new_tokens"), asked("max_length")
-    if new is None and longest is None:
-        raise ValueError(
-            "dynamic NTK needs to know how long the text may get: pass max_new_tokens or max_length"
-        )
-    return start + new if new is not None else max(start + 1, int(longest or 0))
+    # The same merge of the call, its generation config and the model's own that generate makes.
+    merged, _ = model._prepare_generation_config(copy.deepcopy(generation_config), **kwargs)
+    given = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+    prompt = next((t for t in given if t is not None), None)
+    start = 1 if prompt is None else int(prompt.shape[1])
+    if merged.max_new_tokens is not None:
+        return start + int(merged.max_new_tokens)
+    return max(start + _NEW_TOKENS, int(merged.max_length or 0))

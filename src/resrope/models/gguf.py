@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def read_gguf(path: Path) -> ModelRope:
     gguf is missing, the file is not GGUF, or it describes a RoPE that resrope does not know.
     """
     try:
-        return model_rope(Metadata(open_gguf(path)))
+        rope = model_rope(Metadata(open_gguf(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    folded = (gguf_provenance(path) or {}).get("folded_attention_factor")
+    return rope if folded is None else replace(rope, folded_attention_factor=folded)
 
 
 def gguf_provenance(path: Path) -> dict[str, Any] | None:

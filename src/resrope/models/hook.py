@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -31,8 +32,8 @@ class ExactProduct(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is Tensor.float and (args[0].dtype == torch.float64 or not args[0].is_floating_point()):
-            return args[0].double()  # float32 would lose integers above 2^24
+        if func is Tensor.float and not args[0].is_floating_point():
+            return args[0]  # float32 would lose integers above 2^24
         if self.positions is None and func in _BROADCAST:
             return self._angles(args, -1)
         if self.positions is None and func in _MATRIX:
@@ -41,17 +42,17 @@ class ExactProduct(TorchFunctionMode):
 
     def _angles(self, operands: tuple[Tensor, ...], ones: int) -> Tensor:
         """[..., seq, rotary_dim/2] float32 angles for whichever operand holds the positions."""
-        held = [t for t in operands if t.dtype == torch.float64]
+        held = [t for t in operands if not t.is_floating_point()]
         if len(held) != 1:
             raise ValueError("exact mode needs position_ids as integers (tokens); apply with exact=False")
-        positions = held[0].squeeze(ones).long()
+        positions = held[0].squeeze(ones)
         self.positions = positions
-        angles = self._phases.angles(positions.reshape(-1))
+        angles = self._phases.angles(positions.reshape(-1).long())
         return angles.view(*positions.shape, self._phases.features)
 
 
 class TableRotary(nn.Module):
-    """What ``install`` puts before a rotary module's own class: tables that no cast or reload can change.
+    """What ``install`` puts before a rotary module's own class: tables that no move or cast can change.
 
     tables: by layer type, or under "" where the module has one for all layers. exact: compute the
     phases from integers (Theorem 1 then holds to the bit), else leave the arithmetic to the module.
@@ -112,6 +113,9 @@ def install(module: nn.Module, tables: dict[str, Frequencies], *, exact: bool) -
     for layer in tables:
         _stop_updates(module, layer)
         rotary._write(layer)
+    # accelerate's hooks hold on to the forward that the module had before them.
+    if "_old_forward" in module.__dict__:
+        module.__dict__["_old_forward"] = MethodType(TableRotary.forward, module)
 
 
 def _stop_updates(module: nn.Module, layer: str) -> None:

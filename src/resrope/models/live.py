@@ -14,8 +14,10 @@ from resrope.rotary import cos_sin
 from resrope.spec import Frequencies
 
 _BUFFER = "inv_freq"
-# Positions at which every module is asked for its cos and sin; the stock arithmetic is good to 1e-5 there.
-_PROBES = (0, 1, 2, 17, 61)
+# Positions at which every module is asked for its cos and sin: stock arithmetic is good to 1e-5 at the near
+# ones and wrong by 1e-2 at the far one.
+_NEAR = (0, 1, 2, 17, 61)
+_FAR = (*_NEAR, 1_000_003)
 _TOLERANCE = 1e-5
 # Where transformers 4 keeps the rotary module of sliding layers apart from that of the others.
 _LOCAL_NAMES = {"rotary_emb_local": "sliding_attention"}
@@ -44,7 +46,8 @@ def rotary_modules(model: nn.Module, rope: ModelRope) -> list[RotaryModule]:
         and getattr(getattr(module, "config", None), "model_type", None) == text.model_type
     ]
     served = {layer for one in found for layer in one.keys.values()}
-    missing = [layer for layer in rope.specs if layer not in served]
+    there = getattr(text, "layer_types", None) or rope.specs
+    missing = [layer for layer in rope.specs if layer not in served and (layer in there or not found)]
     if missing:
         raise ValueError(
             f"{type(model).__name__} exposes no rotary module with inv_freq for {', '.join(missing)}: "
@@ -84,11 +87,16 @@ def _known(layer: str, name: str, rope: ModelRope) -> str:
     return layer
 
 
-def check_effect(rotary: RotaryModule, key: str, table: Frequencies) -> None:
-    """Raise RuntimeError unless the module now rotates with ``table``: buffer, dtype, factor, cos and sin."""
+def check_effect(rotary: RotaryModule, key: str, table: Frequencies, *, exact: bool) -> None:
+    """Raise RuntimeError unless the module now rotates with ``table``: buffer, dtype, factor, cos and sin.
+
+    exact: at position 1,000,003 as well, where stock arithmetic is far off.
+    """
     prefix = f"{key}_" if key else ""
     where = f"{rotary.name}.{prefix}{_BUFFER}"
     inv_freq = getattr(rotary.module, f"{prefix}{_BUFFER}")
+    if inv_freq.is_meta:
+        raise ValueError(f"{where} has no values yet: apply a method after the weights are loaded")
     if inv_freq.dtype != torch.float32:
         raise RuntimeError(f"{where} is {inv_freq.dtype}, which cannot hold frequencies")
     if not torch.equal(inv_freq.cpu(), torch.tensor(table.inv_freq, dtype=torch.float32)):
@@ -96,16 +104,26 @@ def check_effect(rotary: RotaryModule, key: str, table: Frequencies) -> None:
     scaling = getattr(rotary.module, f"{prefix}attention_scaling")
     if scaling != table.attention_factor:
         raise RuntimeError(f"{where} has attention factor {scaling}, not {table.attention_factor}")
-    error = _live_error(rotary.module, key, table, inv_freq.device)
+    probes = _FAR if exact else _NEAR
+    error = _live_error(rotary.module, key, table, torch.tensor([probes], device=inv_freq.device))
     if not error <= _TOLERANCE * max(1.0, table.attention_factor):
         raise RuntimeError(f"{rotary.name} computes other cos and sin than the table's: off by {error:.2g}")
 
 
-def _live_error(module: nn.Module, key: str, table: Frequencies, device: torch.device) -> float:
+def differs_from(rotary: RotaryModule, key: str, table: Frequencies) -> bool:
+    """Whether the module's live frequencies or factor are not those of ``table``, rounding apart."""
+    prefix = f"{key}_" if key else ""
+    live = getattr(rotary.module, f"{prefix}{_BUFFER}").detach().float().cpu()
+    wanted = torch.tensor(table.inv_freq, dtype=torch.float32)
+    scaling = getattr(rotary.module, f"{prefix}attention_scaling")
+    same = live.shape == wanted.shape and torch.allclose(live, wanted, rtol=1e-5, atol=0.0)
+    return not same or abs(scaling - table.attention_factor) > 1e-6 * table.attention_factor
+
+
+def _live_error(module: nn.Module, key: str, table: Frequencies, positions: Tensor) -> float:
     """The largest difference between the module's cos and sin and the table's, in the module's own layout."""
-    positions = torch.tensor([_PROBES], device=device)
     kwargs = {"layer_type": key} if key else {}
-    x = torch.zeros(1, device=device)
+    x = torch.zeros(1, device=positions.device)
     with torch.no_grad():
         try:
             out = module(x, positions, **kwargs)

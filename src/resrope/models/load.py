@@ -13,9 +13,10 @@ from torch import nn
 from resrope.files import atomic_write, beside
 from resrope.models import gguf
 from resrope.models.apply import apply, installed_reading, put, rope_of
-from resrope.models.config import ModelRope, innermost, rope_from_config
+from resrope.models.config import innermost, rope_from_config
 from resrope.models.engines.compare import objection
 from resrope.models.extension import Extension, unchanged
+from resrope.models.live import differs_from, rotary_modules
 from resrope.models.source import SMOLLM2
 from resrope.models.spelling import write_both
 from resrope.spec import frequencies
@@ -42,9 +43,9 @@ def load(
     GGUF only, never from a pickle. dtype and ``model_kwargs`` go to ``from_pretrained``, the rest means
     what it means for ``apply``. Raises ValueError or OSError for what cannot be loaded or applied.
     """
-    if method is None and (parameters or length is not None):
-        given = ", ".join([*parameters, *(["length"] if length is not None else [])])
-        raise ValueError(f"{given} must come with a method, got none")
+    _check_has_method(
+        method, {**parameters, "length": length, "layers": layers, "replace_scaling": replace_scaling}
+    )
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(model_kwargs or {})}
     file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
     if file.suffix == ".gguf":
@@ -66,12 +67,19 @@ def load(
     return model  # type: ignore[no-any-return]
 
 
-def save(model: nn.Module, folder: str | Path) -> Path:
-    """Save a model that any stock loader reads: weights as safetensors, the config in both spellings.
+def _check_has_method(method: str | None, given: Mapping[str, Any]) -> None:
+    names = [name for name, value in given.items() if value is not None and value is not False]
+    if method is None and names:
+        raise ValueError(f"{', '.join(names)} must come with a method, got none")
 
-    Written beside ``folder`` and renamed at the end; the saved config is read back and compared with
-    the model's live tables. Raises ValueError when ``folder`` exists, or when the installed transformers
-    could not get these tables from any config of this model type.
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Save a model for the installed transformers: weights as safetensors, the config in both spellings.
+
+    Written beside ``folder`` and renamed at the end. The live modules, the config and what the installed
+    transformers makes of the saved one are compared first; other engines want their own words, for which
+    there is ``resrope extend``. Raises ValueError when ``folder`` exists, when config and modules say
+    different tables, or when this transformers could not get these tables from any config.
     """
     folder = Path(folder)
     if folder.exists():
@@ -81,7 +89,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         model.save_pretrained(str(temporary))  # type: ignore[operator]
         config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
         _respell(config)
-        _check_saved(config, rope_of(model))
+        _check_saved(config, model)
         atomic_write(temporary / "config.json", json.dumps(config, indent=2) + "\n")
         temporary.rename(folder)
     finally:
@@ -89,11 +97,15 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     return folder
 
 
-def _check_saved(config: dict[str, Any], live: ModelRope) -> None:
-    """Raise RuntimeError unless the installed transformers would rotate with the live tables again."""
-    if rope_from_config(config).specs != live.specs:
-        raise RuntimeError("the saved config has other rotary frequencies than the model")
+def _check_saved(config: dict[str, Any], model: nn.Module) -> None:
+    """Raise ValueError unless the installed transformers would rotate with the live tables again."""
+    live = rope_of(model)
     tables = {layer: frequencies(spec) for layer, spec in live.specs.items()}
+    for one in rotary_modules(model, live):
+        if any(differs_from(one, key, tables[layer]) for key, layer in one.keys.items()):
+            raise ValueError(f"{one.name} rotates with other frequencies than the model's config describes")
+    if rope_from_config(config).specs != live.specs:
+        raise ValueError("the saved config would describe other rotary frequencies than the model's own")
     why = objection(installed_reading(config), tables, live.max_position_embeddings or 0)
     if why is not None:
         raise ValueError(f"a saved {live.model_type} model would not be the same when it is loaded: {why}")

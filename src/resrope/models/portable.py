@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _HEAD_DIM_NONE = ("mistral", "mixtral", "ministral")
+_ORIGINAL = "original_max_position_embeddings"
 _ULPS = 4
 
 
-def spellings(extension: Extension) -> tuple[str, ...]:
-    """The ways to spell the extended tables, the most widely read first.
+def spellings(extension: Extension, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ways to spell the extended tables in ``config``, the most widely read first.
 
     "plain": another rope_theta. "native": the rope type that transformers has for the scaling. "longrope":
-    LongRoPE's factors for single features, which carry any table (equal for short and long).
+    LongRoPE's factors for single features, which carry any table (equal for short and long). Raises
+    ValueError where attention reads the rope parameters for something else that none of them keeps.
     """
     specs = [extension.after.specs[layer] for layer in extension.layers]
     found = ["longrope"]
@@ -33,7 +35,28 @@ def spellings(extension: Extension) -> tuple[str, ...]:
         found.insert(0, "native")
     if all(_plain_theta(spec) is not None for spec in specs):
         found.insert(0, "plain")
-    return tuple(found)
+    return _keeping_attention(innermost(config), extension, found)
+
+
+def _keeping_attention(text: Mapping[str, Any], extension: Extension, found: list[str]) -> tuple[str, ...]:
+    """Those of ``found`` that leave alone what else attention reads from the rope parameters.
+
+    DeepSeek's softmax scale comes from factor and mscale_all_dim, whatever the rope type: longrope has
+    no other use for them. Ministral 3's queries grow with the position over the original length, which only
+    a native type keeps.
+    """
+    given = _given(text, extension.layers[0])
+    if given.get("mscale_all_dim"):
+        return ("longrope",)
+    if given.get("llama_4_scaling_beta") is None:
+        return tuple(found)
+    lengths = [getattr(extension.after.specs[k].scaling, _ORIGINAL, None) for k in extension.layers]
+    if "native" in found and all(n == given.get(_ORIGINAL) for n in lengths):
+        return ("native",)
+    raise ValueError(
+        f"{text.get('model_type')} models scale their queries by {_ORIGINAL} of the rope parameters "
+        f"({given.get(_ORIGINAL)}), which only yarn or llama3 without resonance and from that length keep"
+    )
 
 
 def spelled(
@@ -55,7 +78,11 @@ def spelled(
     out = copy.deepcopy(dict(config))
     text = innermost(out)
     by_layer = {
-        layer: {**_unrelated(text, layer), **_parameters(extension, layer, spelling, mscale, folded)}
+        layer: {
+            **_unrelated(text, layer),
+            **_parameters(extension, layer, spelling, mscale, folded),
+            **_softmax(text, layer),
+        }
         for layer in extension.after.specs
     }
     write_both(text, by_layer)
@@ -67,6 +94,12 @@ def spelled(
     return out
 
 
+def _softmax(text: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """The factor beside mscale_all_dim: attention computes its softmax scale from the two."""
+    given = _given(text, layer)
+    return {"factor": given["factor"]} if given.get("mscale_all_dim") and "factor" in given else {}
+
+
 def _say_head_dim(text: dict[str, Any], extension: Extension) -> None:
     """Some classes leave head_dim at None, with which their longrope cannot be computed."""
     named = "head_dim" in text or text.get("model_type") in _HEAD_DIM_NONE
@@ -76,10 +109,17 @@ def _say_head_dim(text: dict[str, Any], extension: Extension) -> None:
 
 def _unrelated(text: Mapping[str, Any], layer: str) -> dict[str, Any]:
     """What the config's rope parameters say besides frequencies: which feature serves which image axis."""
-    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    given = given.get(layer, given)
+    given = _given(text, layer)
     # Some classes need partial_rotary_factor even where it is 1; where it is not given, none does.
-    return {k: given[k] for k in (*WITHOUT_INFLUENCE, "partial_rotary_factor") if k in given}
+    kept = {k: given[k] for k in (*WITHOUT_INFLUENCE, "partial_rotary_factor") if k in given}
+    return {**kept, "mscale_all_dim": given["mscale_all_dim"]} if given.get("mscale_all_dim") else kept
+
+
+def _given(text: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
+    """The rope parameters that the config has for a layer type now."""
+    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    found = given.get(layer, given)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _parameters(

@@ -38,7 +38,8 @@ def provenance(extension: Extension, *, folded: bool = False, engine: str | None
     }
     if engine is not None:
         out["engine"] = engine
-    return {**out, "folded_attention_factor": max(factors)} if folded else out
+    in_weights = max(factors) if folded else extension.before.folded_attention_factor
+    return out if in_weights is None else {**out, "folded_attention_factor": in_weights}
 
 
 def applied(spec: RopeSpec, folded: bool) -> RopeSpec:

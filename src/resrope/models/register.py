@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resrope.models.config import rope_from_config
-from resrope.models.extension import wide_layers
+from resrope.models.config import rope_from_config, wide_layers
 from resrope.models.scaling import RESONANCE, scaling_from_parameters
 from resrope.spec import LongRope, frequencies
 

@@ -17,7 +17,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "ntk": ("factor", "paper_base"),
     "dynamic": ("factor",),
     "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
-    "longrope": ("factor", "short_factor", "long_factor", "attention_factor", *_MSCALES),
+    # DeepSeek's attention reads mscale_all_dim for its softmax, whatever the type.
+    "longrope": ("factor", "short_factor", "long_factor", "attention_factor", "mscale_all_dim", *_MSCALES),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "proportional": ("factor",),
 }
@@ -120,6 +121,7 @@ def _longrope(values: dict[str, Any], original: object, max_length: int | None) 
     if "factor" not in values:
         # Below 1 the ratio has no influence in transformers either: the attention factor is 1.
         values = {**values, "factor": max(1.0, _length(max_length, "longrope") / length)}
+    values.pop("mscale_all_dim", None)
     for name in _MSCALES:
         if values.pop(name, values.get("attention_factor")) != values.get("attention_factor"):
             raise ValueError(f"{name} must equal attention_factor, which other loaders read instead")

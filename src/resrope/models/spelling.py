@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resrope.models.config import wide_layers
 from resrope.models.engines.reading import model_type
 from resrope.models.engines.transformers import NEOX, PHI3
-from resrope.models.extension import wide_layers
 
 _LOCAL_THETA = {"gemma3": "rope_local_base_freq", "gemma3n": "rope_local_base_freq"}
 # transformers 4 has two bases for these and no scaling: nothing that rope_scaling could say.
