@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from resrope.models import rope_from_config
@@ -311,3 +313,69 @@ def test_dynamic_ntk_engine_by_engine():
     # vLLM's last frequency against transformers' at 4 · 8192 tokens: (4 · 4 - 3)^(62/62) apart.
     assert found.distances["vllm"].inv_freq == pytest.approx(12.0, rel=1e-5)
     assert math.isclose(found.distances["sglang"].inv_freq, 1 - 1 / 13, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "yarn", "factor": "4"}, {"type": "linear", "factor": -2}])
+def test_numbers_that_are_none_become_findings(scaling):
+    found = examine_config({**LLAMA, "rope_scaling": scaling})
+    assert "unreadable" in codes({**LLAMA, "rope_scaling": scaling}, "error")
+    assert all(reading.refusal is not None for reading in found.readings.values())
+
+
+def test_a_type_nobody_knows_is_told_of_resrope_and_not_of_the_engine():
+    found = examine_config({**LLAMA, "model_type": "foobar"})
+    assert found.verdict("vllm") == "resrope does not know how vLLM rotates foobar models"
+    assert "vllm: resrope does not know how vLLM rotates foobar models" in [f.message for f in found.findings]
+
+
+KINDS = (
+    "llama gemma3_text olmo3 phi3 phimoe gpt_neox modernbert qwen2_vl mixtral gpt_oss deepseek_v3 gptj "
+    "cohere stablelm mistral phi foobar qwen3 gemma4_text recurrent_gemma minimax llama4_text qwen3_vl"
+).split()
+NUMBERS = st.sampled_from(
+    [0, -1, 1, 2, 4.0, 0.5, 1e-300, 1e300, 10**400, 1 << 63, -3.5, True, math.inf, math.nan, 512, 8192]
+)
+JSON = st.recursive(
+    st.none() | NUMBERS | st.sampled_from(["4", "yarn", "", "full_attention"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["factor", "x"]), inner),
+    max_leaves=4,
+)
+TYPES = st.sampled_from(
+    "yarn linear dynamic longrope llama3 default proportional su mrope resonance_yarn".split()
+)
+FIELDS = (
+    "factor original_max_position_embeddings beta_fast beta_slow mscale mscale_all_dim attention_factor "
+    "truncate short_factor long_factor low_freq_factor high_freq_factor rope_theta "
+    "partial_rotary_factor short_mscale long_mscale attn_factor max_trained_positions"
+).split()
+TOPS = (
+    "rope_theta head_dim hidden_size num_attention_heads max_position_embeddings rotary_pct "
+    "rotary_emb_base original_max_position_embeddings partial_rotary_factor rope_local_base_freq "
+    "global_rope_theta local_rope_theta qk_rope_head_dim rotary_dim text_config layer_types "
+    "per_layer_config global_head_dim dtype auto_map model_type"
+).split()
+
+
+def parameters_of(**more: Any) -> Any:
+    kinds = {"rope_type": TYPES | JSON, "type": TYPES | JSON}
+    return JSON | st.fixed_dictionaries(
+        {}, optional={**kinds, **dict.fromkeys(FIELDS, NUMBERS | JSON), **more}
+    )
+
+
+FLAT = parameters_of()
+BOTH = parameters_of(full_attention=FLAT, sliding_attention=FLAT)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.fixed_dictionaries({}, optional={"rope_scaling": BOTH, "rope_parameters": BOTH}),
+    st.dictionaries(st.sampled_from(TOPS), JSON, max_size=4),
+)
+def test_any_config_is_examined_or_refused(kind, rope, fields):
+    try:
+        found = examine_config({**LLAMA, "model_type": kind, **rope, **fields})
+    except ValueError:
+        return
+    assert all("\n" not in found.verdict(name) for name in found.readings)

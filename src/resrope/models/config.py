@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from resrope.models import defaults
-from resrope.models.provenance import KEY, recorded_specs
+from resrope.models.record import KEY, recorded_specs
 from resrope.models.scaling import is_resonant, scaling_from_parameters
 from resrope.spec import RopeSpec, check, frequencies
 

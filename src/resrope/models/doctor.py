@@ -13,12 +13,12 @@ from resrope.files import atomic_write, beside
 from resrope.models import buffers, gguf
 from resrope.models.config import ModelRope, innermost, rope_from_config
 from resrope.models.engines import Reading, readings
-from resrope.models.engines.compare import Distance, distance, farther
+from resrope.models.engines.compare import Distance, apart
+from resrope.models.engines.guard import NOT_KNOWN
 from resrope.models.engines.reading import text_part
 from resrope.models.findings import Finding, config_findings, table_findings
 from resrope.models.repair import repaired
 from resrope.models.source import SMOLLM2, config_of
-from resrope.spec import DynamicNTK, LongRope, RopeSpec, frequencies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,8 @@ class Diagnosis:
         """What an engine will do, in plain words."""
         reading, found = self.readings[engine], self.distances.get(engine)
         if reading.refusal is not None:
-            return f"would not load: {reading.refusal}"
+            unknown = reading.refusal.startswith(NOT_KNOWN)
+            return reading.refusal if unknown else f"would not load: {reading.refusal}"
         if found is None:
             return " ".join(reading.ignored) or "reads it"
         if found.agrees:
@@ -80,7 +81,7 @@ def examine_config(config: Mapping[str, Any], source: str = "config") -> Diagnos
         if str(error).startswith("no rotary position embedding"):
             raise ValueError(f"{source}: {error}") from None
         return _unreadable(source, findings, made, str(error))
-    distances = {name: _distance(rope, r) for name, r in made.items() if r.refusal is None}
+    distances = {name: apart(r, rope.specs) for name, r in made.items() if r.refusal is None}
     findings += table_findings(rope, config.get("dtype") or config.get("torch_dtype") or text.get("dtype"))
     diagnosis = Diagnosis(source=source, rope=rope, findings=(), readings=made, distances=distances)
     findings += _engine_findings(diagnosis)
@@ -115,32 +116,13 @@ def _engine_findings(diagnosis: Diagnosis) -> list[Finding]:
     for name, reading in diagnosis.readings.items():
         found_apart = diagnosis.distances.get(name)
         if reading.refusal is not None:
-            message = f"{name} {diagnosis.verdict(name)}"
+            joint = ":" if reading.refusal.startswith(NOT_KNOWN) else ""
+            message = f"{name}{joint} {diagnosis.verdict(name)}"
             found.append(Finding(severity="note", code="engine-refuses", message=message))
         elif found_apart is not None and not found_apart.agrees:
             message = f"{name}: {diagnosis.verdict(name)}"
             found.append(Finding(severity="warning", code="engine-differs", message=message))
     return found
-
-
-def _distance(rope: ModelRope, reading: Reading) -> Distance:
-    """How far an engine is from what the config means, within the original length and beyond it."""
-    far = reading.beyond or reading.tables
-    return farther(
-        *(
-            distance(tables, {k: frequencies(_at(s, beyond=beyond)) for k, s in rope.specs.items()})
-            for tables, beyond in ((reading.tables, False), (far, True))
-        )
-    )
-
-
-def _at(spec: RopeSpec, *, beyond: bool) -> RopeSpec:
-    """``spec`` at its original length, or at the one it promises."""
-    scaling = spec.scaling
-    if not isinstance(scaling, DynamicNTK | LongRope) or scaling.seq_len is not None:
-        return spec
-    original = scaling.original_max_position_embeddings
-    return spec.at_length(max(round(scaling.factor * original), original + 1) if beyond else original)
 
 
 def fix(source: str | Path, out: Path) -> Path:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from resrope.models.config import innermost
 from resrope.models.extension import Extension
-from resrope.models.provenance import KEY, provenance
+from resrope.models.provenance import provenance
+from resrope.models.record import KEY
 from resrope.models.scaling import WITHOUT_INFLUENCE
 from resrope.models.spelling import write_both
 from resrope.spec import AdjustedBase, Frequencies, Linear, Llama3, NTKAware, RopeSpec, Yarn, frequencies

@@ -1,17 +1,12 @@
-"""The ``resrope`` key of a config: which method made its table, with the integer wavelengths."""
+"""What the ``resrope`` key of a written config says: which method made its table, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resrope.spec import Frequencies, LongRope, RopeSpec, Yarn, frequencies
-
-if TYPE_CHECKING:
-    from resrope.models.extension import Extension
-
-KEY = "resrope"
+from resrope.models.extension import Extension
+from resrope.spec import LongRope, RopeSpec, Yarn, frequencies
 
 
 def provenance(extension: Extension, *, folded: bool = False, engine: str | None = None) -> dict[str, Any]:
@@ -47,24 +42,3 @@ def applied(spec: RopeSpec, folded: bool) -> RopeSpec:
     if not folded or not isinstance(spec.scaling, Yarn | LongRope):
         return spec
     return replace(spec, scaling=replace(spec.scaling, attention_factor=1.0))
-
-
-def recorded_specs(config: Mapping[str, Any]) -> dict[str, RopeSpec] | None:
-    """The specs that a config's ``resrope`` key records, by layer type; None without the key.
-
-    Raises ValueError when the key cannot be read or its integer wavelengths are not those of its specs.
-    """
-    record = config.get(KEY)
-    if record is None:
-        return None
-    if not isinstance(record, Mapping) or not isinstance(record.get("specs"), Mapping):
-        raise ValueError(f"the config's {KEY} key must hold specs by layer type, got {record!r:.80}")
-    specs = {layer: RopeSpec.from_dict(spec) for layer, spec in record["specs"].items()}
-    for layer, periods in dict(record.get("wavelengths") or {}).items():
-        if layer not in specs or _periods(frequencies(specs[layer])) != list(periods):
-            raise ValueError(f"the config's {KEY} key has other wavelengths than its specs give ({layer})")
-    return specs
-
-
-def _periods(table: Frequencies) -> list[int] | None:
-    return None if table.periods is None else list(table.periods)

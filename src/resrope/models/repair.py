@@ -74,6 +74,8 @@ def _layers(text: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _modern(given: Mapping[str, Any], theta: Any) -> dict[str, Any]:
     kind = spelled_type(given)
+    if not isinstance(kind, str):
+        raise ValueError(f"rope_type must be a name, got {kind!r}")
     kind = {"su": "longrope", "mrope": "default"}.get(kind, kind)
     rest = {k: v for k, v in given.items() if k not in ("type", "rope_type", "rope_theta")}
     return {"rope_type": kind, **({} if theta is None else {"rope_theta": theta}), **rest}

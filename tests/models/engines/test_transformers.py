@@ -196,6 +196,15 @@ def test_models_that_need_head_dim(model_type):
     assert assert_read_as_built({**data, "head_dim": 64})
 
 
+@pytest.mark.parametrize("kind", ["gpt_oss", "apertus", "cwm", "ministral3"])
+def test_classes_that_scale_where_the_config_does_not(kind):
+    bare = {"model_type": kind, **SIZES, "head_dim": 64, "max_position_embeddings": 1 << 20}
+    for fields in ({}, {"rope_theta": 30000.0}, {"rope_scaling": None}, {"rope_parameters": None}):
+        assert assert_read_as_built({**bare, **fields})
+    assert "where a config gives no scaling" in read(bare).ignored[0]
+    assert read({**bare, "rope_scaling": scalings(32)["yarn"]}).ignored == ()
+
+
 def test_tables_beyond_the_original_length():
     data = {"model_type": "llama", **SIZES, "rope_scaling": scalings(32)["longrope"]}
     ours = read(data)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resrope.models.engines.reading import Reading
-from resrope.spec import Frequencies
+from resrope.spec import DynamicNTK, Frequencies, LongRope, RopeSpec, frequencies
 
 # Far above float32's rounding and the pow functions of different machines, far below any other method.
 _SAME_FREQUENCY = 1e-5
@@ -57,12 +57,28 @@ def distance(found: Mapping[str, Frequencies], wanted: Mapping[str, Frequencies]
     return Distance(inv_freq=inv_freq, attention_factor=factor)
 
 
-def farther(*distances: Distance) -> Distance:
-    """The larger of every difference."""
-    return Distance(
-        inv_freq=max(d.inv_freq for d in distances),
-        attention_factor=max(d.attention_factor for d in distances),
+def apart(reading: Reading, specs: Mapping[str, RopeSpec]) -> Distance:
+    """How far an engine is from what a config means, within the original length and beyond it.
+
+    For configs whose table depends on the length (LongRoPE's two sets of factors, dynamic NTK).
+    """
+    near, far = (
+        distance(tables, {layer: frequencies(_at(spec, beyond=beyond)) for layer, spec in specs.items()})
+        for tables, beyond in ((reading.tables, False), (reading.beyond or reading.tables, True))
     )
+    return Distance(
+        inv_freq=max(near.inv_freq, far.inv_freq),
+        attention_factor=max(near.attention_factor, far.attention_factor),
+    )
+
+
+def _at(spec: RopeSpec, *, beyond: bool) -> RopeSpec:
+    """``spec`` at its original length, or at the one it promises."""
+    scaling = spec.scaling
+    if not isinstance(scaling, DynamicNTK | LongRope) or scaling.seq_len is not None:
+        return spec
+    original = scaling.original_max_position_embeddings
+    return spec.at_length(max(round(scaling.factor * original), original + 1) if beyond else original)
 
 
 def _relative(got: float, wanted: float) -> float:
@@ -79,6 +95,11 @@ def objection(reading: Reading, wanted: Mapping[str, Frequencies], length: int) 
     for where, tables in ranges:
         found = distance(tables, wanted)
         if not found.agrees:
-            why = " ".join(reading.ignored).rstrip(".") or f"{reading.engine} reads it otherwise"
-            return f"{why} ({found.words()}{where})"
+            return explained(reading, found, where)
     return None
+
+
+def explained(reading: Reading, found: Distance, where: str = "") -> str:
+    """Why an engine's tables are ``found`` off: what it ignores, and by how much it differs."""
+    why = " ".join(reading.ignored).rstrip(".") or f"{reading.engine} reads it otherwise"
+    return f"{why} ({found.words()}{where})"

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from resrope.models.engines.guard import guarded
+from resrope.models.engines.known import LLAMA_CPP
 from resrope.models.engines.reading import (
     Reading,
     float32_table,
@@ -18,6 +20,7 @@ from resrope.models.engines.reading import (
     seen,
     spelled_type,
     text_part,
+    without_scaling,
 )
 from resrope.models.engines.transformers import version_5_parameters
 from resrope.models.gguf import float32_powers
@@ -46,6 +49,7 @@ _MSCALED = frozenset({"phi3", "phimoe"})
 _NO_SCALING = names("bitnet cohere cohere2 cohere2_moe deepseek exaone_moe")
 
 
+@guarded(ENGINE, _NAME, LLAMA_CPP | _NOT_CONVERTED)
 def read(config: Mapping[str, Any]) -> Reading:
     """What llama.cpp rotates with after convert_hf_to_gguf.py made a GGUF file of a model with ``config``."""
     text = text_part(config)
@@ -67,13 +71,10 @@ def read(config: Mapping[str, Any]) -> Reading:
     made, lost = _adapted(text, kind, dict(full))
     # The sliding layers keep a base of their own and are never scaled.
     layers = {
-        layer: made if layer == "full_attention" else _plain(part) for layer, part in nested(given).items()
+        layer: made if layer == "full_attention" else without_scaling(part)
+        for layer, part in nested(given).items()
     }
     return reading(ENGINE, seen(text, layers or made), [*ignored, *lost], table=_table)
-
-
-def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: given[k] for k in ("rope_theta", "partial_rotary_factor") if k in given}
 
 
 def _adapted(text: Mapping[str, Any], kind: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -82,7 +83,7 @@ def _adapted(text: Mapping[str, Any], kind: str, given: dict[str, Any]) -> tuple
     if spelled in ("default", "mrope"):
         return {**given, "rope_type": "default"}, []
     if kind in _NO_SCALING:
-        return _plain(given), [f"{_NAME}'s converter writes no rope scaling for {kind} models."]
+        return without_scaling(given), [f"{_NAME}'s converter writes no rope scaling for {kind} models."]
     match spelled:
         case "linear":
             return given, []
@@ -94,13 +95,15 @@ def _adapted(text: Mapping[str, Any], kind: str, given: dict[str, Any]) -> tuple
             return given, []
         case "proportional" if kind.startswith("gemma4"):
             return given, []
-    return _plain(given), [f"{_NAME}'s converter drops {spelled} scaling of {kind} models: plain RoPE."]
+    return without_scaling(given), [
+        f"{_NAME}'s converter drops {spelled} scaling of {kind} models: plain RoPE."
+    ]
 
 
 def _yarn(kind: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """llama.cpp multiplies by 0.1 · ln(factor) + 1 and rounds the bounds, whatever the config says."""
     if given.get("factor") is None:
-        return _plain(given), [f"{_NAME}'s converter drops yarn without factor: plain RoPE."]
+        return without_scaling(given), [f"{_NAME}'s converter drops yarn without factor: plain RoPE."]
     used = 0.1 * math.log(given["factor"]) + 1.0 if given["factor"] > 1 else 1.0
     lost = []
     wanted = given.get("attention_factor")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from resrope.models.engines.guard import fixed, guarded
+from resrope.models.engines.known import MLX
 from resrope.models.engines.reading import (
     Reading,
     model_type,
@@ -70,14 +72,18 @@ _NO_THETA = frozenset({"gptj", "gpt_neox", "gemma4", "gptneox"})
 _ONLY_QUANTISED = frozenset({"gpt_oss"})
 _TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional", "mrope")
 _PHI_SHARE = 0.4
+_FIXED = frozenset({"gptj"})
 _ORIGINAL = 4096
 _LLAMA3_ORIGINAL = 8192
 
 
+@guarded(ENGINE, _NAME, MLX | _UNKNOWN | _FIXED)
 def read(config: Mapping[str, Any]) -> Reading:
     """What MLX-LM rotates a model of ``config`` with; most of its models do not read rope_parameters."""
     text = text_part(config)
     kind = model_type(text)
+    if kind in _FIXED:
+        return fixed(ENGINE, _NAME, config)
     if kind in _UNKNOWN:
         return refused(ENGINE, f"{_NAME} has no {kind} models")
     if kind in _MODERN_BY_LAYER:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resrope.models.config import innermost, rope_from_config
-from resrope.models.provenance import KEY
+from resrope.models.record import KEY
 from resrope.spec import (
     DynamicNTK,
     Frequencies,
@@ -64,6 +64,17 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Attention scales q·k by (0.1 · mscale_all_dim · ln(factor) + 1)² in transformers 5.23, read off the rope
+# parameters whatever their type: a config that drops or changes the two changes more than the table.
+SOFTMAX_FROM_YARN = names(
+    "axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa hy_v4 "
+    "longcat_flash minicpm3 mistral4 mistral_large4 youtu"
+)
+# Queries grow with their position past original_max_position_embeddings in transformers 5.23:
+# 1 + llama_4_scaling_beta · ln(1 + ⌊position / original⌋), read off the rope parameters at every forward.
+QUERY_SCALE_FROM_LENGTH = frozenset({"ministral3", "mistral4"})
+
+
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The text part of ``config`` as a stock engine sees it: without nulls and without resrope's own key."""
     return {k: v for k, v in innermost(config).items() if v is not None and k != KEY}
@@ -98,6 +109,11 @@ def layers_of(given: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def rope_types(given: Mapping[str, Any]) -> list[Any]:
     """The rope types in ``given``, flat or by layer type."""
     return [spelled_type(part) for part in layers_of(given)]
+
+
+def without_scaling(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The base and the share alone."""
+    return {k: given[k] for k in ("rope_theta", "partial_rotary_factor") if k in given}
 
 
 def refused(engine: str, why: str) -> Reading:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resrope.models.engines.guard import guarded
+from resrope.models.engines.known import SGLANG
 from resrope.models.engines.reading import (
     STOCK_TYPES,
     Reading,
@@ -18,6 +20,7 @@ from resrope.models.engines.reading import (
     seen,
     spelled_type,
     text_part,
+    without_scaling,
 )
 from resrope.models.engines.transformers import version_5_parameters
 from resrope.models.engines.vllm import (
@@ -26,21 +29,18 @@ from resrope.models.engines.vllm import (
     temperature,
     with_fixed_base,
     with_mscale,
-    without_scaling,
 )
 
 ENGINE = "sglang"
 _NAME = "SGLang"
 # Their model files build the rotation without rope_scaling.
-NO_SCALING = names(
-    "baichuan chatglm dbrx embedding_gemma2 gemma gemma2 gptj granitemoe grok mixtral muse_glimmer "
-    "muse_spark olmo persimmon phi spark2_5 stablelm starcoder2 zaya"
-)
+NO_SCALING = names("dbrx gemma gemma2 granitemoe mixtral muse_glimmer olmo persimmon phi stablelm starcoder2")
 # Their model files ask for pairs of neighbours, which the longrope class refuses.
-PAIRED = names("cohere cohere2 cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 glm4 sarvam_moe")
+PAIRED = names("cohere cohere2 deepseek_v2 deepseek_v3 deepseek_v32 glm4")
 _DEEPSEEK = names("deepseek_v2 deepseek_v3 deepseek_v32")
 
 
+@guarded(ENGINE, _NAME, SGLANG)
 def read(config: Mapping[str, Any]) -> Reading:
     """What SGLang rotates a model of ``config`` with, from the config that transformers 5 builds."""
     text = renamed(text_part(config))

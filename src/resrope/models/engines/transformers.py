@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from resrope.models import defaults
+from resrope.models.engines.guard import FIXED, fixed, guarded
+from resrope.models.engines.known import TRANSFORMERS_5
 from resrope.models.engines.reading import (
     STOCK_TYPES,
     Reading,
@@ -23,13 +25,14 @@ from resrope.models.engines.reading import (
 )
 
 ENGINE = "transformers-5"
+_NAME = "transformers 5"
 
 # Their configs in version 5 keep rope_parameters by layer type and drop a flat mapping.
 BY_LAYER = names("gemma3 gemma3n modernbert modernbert-decoder olmo3 step3p5 t5gemma2")
 # Those of BY_LAYER whose sliding layers take the scaling too.
 _SCALED_EVERYWHERE = frozenset({"modernbert", "modernbert-decoder"})
 # Newer ones fail on a flat mapping instead.
-_ONLY_NESTED = names("beam gemma4 laguna lfm3 mellum mimo_v2_flash ultrabert")
+_ONLY_NESTED = frozenset({"gemma4", "gemma4_unified"})
 # head_dim is null in these configs unless given, and the formulas of these types then fail on it.
 _NEED_HEAD_DIM = names("hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl minimax ministral mixtral")
 _USE_HEAD_DIM = ("dynamic", "yarn", "longrope")
@@ -38,13 +41,53 @@ NEOX = frozenset(_NEOX_SHARE)
 PHI3 = frozenset({"phi3", "phi4_multimodal"})
 _PHI3_LENGTH = 4096
 MROPE = names("qwen2_vl qwen2_5_vl qwen2_5_omni")
-_PLAIN_ONLY = frozenset({"recurrent_gemma", "ernie4_5_vl_moe"})
-_NO_SCALING = frozenset({"cohere2_moe"})
+_PLAIN_ONLY = frozenset({"recurrent_gemma"})
+_GPT_OSS_THETA = 150_000.0
+# What these classes rotate with where a config gives no rope parameters at all; gpt_oss reads rope_theta.
+_BY_CLASS: dict[str, dict[str, Any]] = {
+    "gpt_oss": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "apertus": {
+        "rope_type": "llama3",
+        "rope_theta": 12_000_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "cwm": {
+        "rope_type": "llama3",
+        "rope_theta": 1_000_000.0,
+        "factor": 16.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "ministral3": {
+        "rope_type": "yarn",
+        "rope_theta": 1_000_000.0,
+        "factor": 16.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 16384,
+    },
+}
 
 
+@guarded(ENGINE, _NAME, TRANSFORMERS_5 | FIXED)
 def read(config: Mapping[str, Any]) -> Reading:
     """What transformers 5.23 rotates a model of ``config`` with."""
     text = text_part(config)
+    if model_type(text) in FIXED:
+        return fixed(ENGINE, _NAME, config)
     given, ignored = version_5_parameters(text)
     refusal = _refusal(text, given)
     if refusal is not None:
@@ -65,6 +108,11 @@ def version_5_parameters(text: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         given, ignored = (old or new), []
         if old and new and _without_base(seen(text, old)) != _without_base(seen(text, new)):
             ignored = ["transformers 5 takes rope_scaling and drops rope_parameters where both are given."]
+    if not given and kind in _BY_CLASS:
+        given = {"rope_theta": text.get("rope_theta", _GPT_OSS_THETA), **_BY_CLASS[kind]}
+        ignored = [
+            f"transformers 5 scales {kind} models by {given['rope_type']} where a config gives no scaling."
+        ]
     if kind in NEOX:
         given, lost = _neox(text, given)
         ignored += lost
@@ -73,9 +121,6 @@ def version_5_parameters(text: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         ignored += lost
     if kind == "phimoe" and given.get("short_mscale"):
         given = {**given, "attention_factor": given["short_mscale"]}
-    if kind in _NO_SCALING and scales(given):
-        ignored.append(f"transformers 5 applies no rope scaling to {kind} models.")
-        given = _without_scaling(given)
     if kind in MROPE and spelled_type(given) == "mrope":
         given = {**given, "rope_type": "default"}
     for part in nested(given).values():
@@ -207,7 +252,3 @@ def missing_head_dim(
 def scales(given: Mapping[str, Any]) -> bool:
     """Whether any layer type has another rope type than default."""
     return any(t != "default" for t in rope_types(given))
-
-
-def _without_scaling(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: given[k] for k in ("rope_theta", "partial_rotary_factor") if k in given}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resrope.models.engines.guard import FIXED, fixed, guarded
+from resrope.models.engines.known import TRANSFORMERS_4
 from resrope.models.engines.reading import (
     SHARES,
     STOCK_TYPES,
@@ -22,13 +24,18 @@ from resrope.models.engines.reading import (
 from resrope.models.engines.transformers import MROPE, NEOX, PHI3, missing_head_dim, scales, unknown_type
 
 ENGINE = "transformers-4"
+_NAME = "transformers 4"
 _NEED_HEAD_DIM = names("hunyuan_v1_dense hunyuan_v1_moe minimax ministral mistral mixtral")
 _NO_SCALING = names("modernbert nemotron")
 NEED_ROPE_TYPE = names(
     "cohere cohere2 gemma3 gemma3n granite granitemoe granitemoeshared moonshine olmo3 qwen3_next"
 )
 _TWO_KEYS = frozenset({"olmo", "olmo2"})
-_LOCAL_THETA = {"gemma3": "rope_local_base_freq", "gemma3n": "rope_local_base_freq", "olmo3": "rope_theta"}
+_LOCAL_THETA_KEY = {
+    "gemma3": "rope_local_base_freq",
+    "gemma3n": "rope_local_base_freq",
+    "olmo3": "rope_theta",
+}
 # Where the two versions' classes assume different bases.
 _THETA = {
     "apertus": 12_000_000.0,
@@ -51,10 +58,13 @@ _NOT_THERE = names(
 )
 
 
+@guarded(ENGINE, _NAME, TRANSFORMERS_4 | _NOT_THERE | FIXED)
 def read(config: Mapping[str, Any]) -> Reading:
     """What transformers 4.57 rotates a model of ``config`` with, from rope_theta and rope_scaling alone."""
     text = text_part(config)
     kind, given = model_type(text), parameters(text, "rope_scaling")
+    if kind in FIXED:
+        return fixed(ENGINE, _NAME, config)
     if kind in _NOT_THERE:
         return refused(ENGINE, f"transformers 4.57 has no {kind} models")
     refusal = _refusal(text, given)
@@ -89,7 +99,7 @@ def _given(text: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         full = {**given, "rope_theta": text.get("rope_theta", wide)}
         return {
             "full_attention": full,
-            "sliding_attention": {"rope_theta": text.get(_LOCAL_THETA[kind], local)},
+            "sliding_attention": {"rope_theta": text.get(_LOCAL_THETA_KEY[kind], local)},
         }
     theta = text.get("rotary_emb_base" if kind in NEOX else "rope_theta", _THETA.get(kind))
     return given if theta is None else {**given, "rope_theta": theta}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from resrope.models.engines import transformers
+from resrope.models.engines.guard import guarded
+from resrope.models.engines.known import VLLM, VLLM_THROUGH_TRANSFORMERS
 from resrope.models.engines.reading import (
     STOCK_TYPES,
     Reading,
@@ -20,6 +24,7 @@ from resrope.models.engines.reading import (
     seen,
     spelled_type,
     text_part,
+    without_scaling,
 )
 from resrope.models.engines.transformers import version_5_parameters
 
@@ -32,22 +37,27 @@ PAIRED = names(
 # Told so after the rotation is built, which the longrope class does not look at.
 _PAIRED_UNHEARD = frozenset({"ernie4_5"})
 _DEEPSEEK = names("deepseek_v2 deepseek_v3 deepseek_v32 glm_moe_dsa")
-_NO_SCALING = frozenset({"mimo_v2_flash"})
 
 
+@guarded(ENGINE, _NAME, VLLM)
 def read(config: Mapping[str, Any]) -> Reading:
     """What vLLM rotates a model of ``config`` with; it starts from the config that transformers 5 builds."""
     text = renamed(text_part(config))
+    if model_type(text) in VLLM_THROUGH_TRANSFORMERS:
+        found = transformers.read(text)
+        ignored = [_through(s) for s in found.ignored]
+        return replace(found, engine=ENGINE, ignored=tuple(ignored))
     given, ignored = version_5_parameters(text)
-    ignored = [s.replace("transformers 5", f"{_NAME}, as transformers 5,") for s in ignored]
+    ignored = [_through(s) for s in ignored]
     refusal = _refusal(text, given)
     if refusal is not None:
         return refused(ENGINE, refusal)
-    if model_type(text) in _NO_SCALING and any(t != "default" for t in rope_types(given)):
-        ignored.append(f"{_NAME} passes no rope scaling to {model_type(text)} models.")
-        given = {k: without_scaling(v) for k, v in nested(given).items()} or without_scaling(given)
     made, lost = adapted(given, lambda part: _adapted(text, part))
     return reading(ENGINE, seen(text, made), [*ignored, *lost])
+
+
+def _through(sentence: str) -> str:
+    return sentence.replace("transformers 5", f"{_NAME}, as transformers 5,")
 
 
 def renamed(text: dict[str, Any]) -> dict[str, Any]:
@@ -59,11 +69,6 @@ def renamed(text: dict[str, Any]) -> dict[str, Any]:
         if isinstance(old, str) and old in ("su", "mrope"):
             out[name] = {**given, "rope_type": "longrope" if old == "su" else "default"}
     return out
-
-
-def without_scaling(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The base and the share alone."""
-    return {k: given[k] for k in ("rope_theta", "partial_rotary_factor") if k in given}
 
 
 def adapted(given: Mapping[str, Any], change: Any) -> tuple[dict[str, Any], list[str]]:
