@@ -21,7 +21,11 @@ def call(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["inspect"], ["posgen"], *(["posgen", c] for c in ("generate", "show", "run", "report"))]
+    "command",
+    [
+        *([], ["inspect"], ["extend"], ["verify"], ["doctor"], ["posgen"]),
+        *(["posgen", c] for c in ("generate", "show", "run", "report")),
+    ],
 )
 def test_help_has_an_example(capsys, command):
     code, out, _ = call(capsys, *command, "--help")

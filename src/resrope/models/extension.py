@@ -58,6 +58,10 @@ def extension(
     """
     chosen = _layers(rope, layers)
     given = {k: v for k, v in parameters.items() if v is not None}
+    if length is not None:
+        check.integer("length", length, 1, "tokens the new table serves")
+    if _ORIGINAL in given:
+        check.integer(_ORIGINAL, given[_ORIGINAL], 1, "tokens the model was trained on")
     made = {k: _extended(rope, rope.specs[k], name, given, length, replace_scaling) for k in chosen}
     after = {k: made[k][0] if k in made else spec for k, spec in rope.specs.items()}
     _check_not_folded(rope, [made[k][0] for k in chosen])
@@ -183,7 +187,7 @@ def _check_keeps(spec: RopeSpec, name: str, cls: type[Scaling] | None, given: di
     for key, value in given.items():
         if key in own and own[key] != value:
             raise ValueError(
-                f"the model already has {has}, got {key} {value:g}: the model's own counts when {key} is "
+                f"the model already has {has}, got {key} {value}: the model's own counts when {key} is "
                 "left out, the given one with replace_scaling (--replace)"
             )
 
@@ -195,8 +199,6 @@ def _filled(
     takes = set() if cls is None else {f.name for f in fields(cls)}
     filled: dict[str, Any] = {}
     original = given.get(_ORIGINAL) or trained_length(rope)
-    if length is not None:
-        check.integer("length", length, 1, "tokens the new table serves")
     if original is None and ("factor" in takes or _ORIGINAL in takes):
         raise ValueError(
             f"{_ORIGINAL} must be given: the config does not tell how many tokens the model was trained on"
