@@ -29,6 +29,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def readable(folder: Path) -> None:
+    """Give every file below ``folder`` the mode of a new file; some writers leave theirs to the owner."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
+
+
 def beside(path: Path) -> Path:
     """A fresh hidden name in the same folder, so that a rename never crosses file systems."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

@@ -175,7 +175,7 @@ def test_damaged_weights_are_one_line_after_the_table(capsys, model):
     assert code == 2
     assert "as written" in out
     assert "right" not in out
-    assert err.startswith(f"error: {model}: transformers cannot run it: SafetensorError: ")
+    assert err.startswith(f"error: {model}: transformers cannot load it: SafetensorError: ")
     assert err.count("\n") == 1
     code, out, err = call(capsys, model, "--json")
     data = json.loads(out)
@@ -190,7 +190,7 @@ def test_a_model_that_transformers_does_not_know(capsys, model):
     code, out, err = call(capsys, model)
     assert code == 2
     assert "transformers-5" in out
-    assert err.startswith(f"error: {model}: transformers cannot run it: ")
+    assert err.startswith(f"error: {model}: transformers cannot load it: ")
     assert err.count("\n") == 1
     assert len(err) < 500
 

@@ -346,3 +346,15 @@ def test_what_resrope_could_not_read_back_is_not_written(models, tmp_path, monke
     with pytest.raises(ValueError, match="nothing was written: resrope would not read it back"):
         extend(models("llama"), tmp_path / "out", "yarn", factor=4.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_and_the_card_say_the_original_length_that_was_given(models, tmp_path):
+    given = {"factor": 4.0, "original_max_position_embeddings": 32}
+    report = extend(models("llama"), tmp_path / "out", "resonance-yarn", **given)
+    assert (report.original_length, report.length) == (32, 128)
+    assert "128 tokens, trained on 32" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_link_of_what_is_one_new_file_is_refused(models, tmp_path):
+    with pytest.raises(ValueError, match="engine gguf writes one new file"):
+        extend(models("llama"), tmp_path / "o.gguf", "yarn", factor=4.0, engine="gguf", link=True)

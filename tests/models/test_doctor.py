@@ -379,3 +379,9 @@ def test_any_config_is_examined_or_refused(kind, rope, fields):
     except ValueError:
         return
     assert all("\n" not in found.verdict(name) for name in found.readings)
+
+
+def test_what_the_newest_transformers_would_not_load_is_an_error():
+    found = examine_config({**LLAMA, "rope_scaling": {"rope_type": "yarn"}})
+    assert found.is_sick
+    assert [f.code for f in found.findings if f.severity == "error"] == ["engine-refuses"]

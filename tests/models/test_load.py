@@ -66,7 +66,7 @@ def test_pickles_are_not_read(saved):
     model, folder = saved
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match=r"transformers cannot load it: OSError: .*safetensors"):
         resrope.load(folder, method="yarn", factor=4)
 
 
@@ -92,3 +92,17 @@ def test_a_model_that_rotates_otherwise_than_its_config_says_is_not_saved(tiny, 
 def test_what_needs_a_method_is_named(tmp_path):
     with pytest.raises(ValueError, match="layers, replace_scaling must come with a method"):
         resrope.load(tmp_path, layers=("full_attention",), replace_scaling=True)
+
+
+def test_saved_files_have_the_mode_of_new_files(saved, tmp_path):
+    model, _ = saved
+    folder = resrope.save(model, tmp_path / "out")
+    (tmp_path / "new").touch()
+    wanted = (tmp_path / "new").stat().st_mode
+    assert {path.stat().st_mode for path in folder.iterdir()} == {wanted}
+
+
+@pytest.mark.parametrize("what", [3, None])
+def test_only_models_are_saved(tmp_path, what):
+    with pytest.raises(ValueError, match="model must be a transformers model"):
+        resrope.save(what, tmp_path / "out")

@@ -217,7 +217,7 @@ def test_bars_are_as_before_even_after_a_failure(saved, shown):
     before, bar = logging.is_progress_bar_enabled(), modeling_gguf_pytorch_utils.tqdm
     (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
     try:
-        with pytest.raises(ValueError, match=r"saved: transformers cannot run it: SafetensorError: [^\n]+$"):
+        with pytest.raises(ValueError, match=r"saved: transformers cannot load it: SafetensorError: [^\n]+$"):
             logit_differences(saved, verify(saved).specs)
         assert logging.is_progress_bar_enabled() is shown
         assert modeling_gguf_pytorch_utils.tqdm is bar

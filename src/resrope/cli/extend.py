@@ -181,6 +181,8 @@ def _lines(report: Report) -> Iterator[str]:
     folded = ", the attention factor in the weights" if report.folded else ""
     files = f"{len(report.files)} file{'s' * (len(report.files) != 1)}"
     yield f"{report.out}: {files} for {report.engine}{spelling}{folded}, {report.seconds:.1f} s"
+    if not any(row.changed for row in report.layers):
+        yield "note: the model has these frequencies already; only how they are spelled is new"
     if report.linked:
         yield f"hard links to the source: {', '.join(report.linked)}"
     if report.left_out:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from resrope.files import beside
+from resrope.files import beside, readable
 from resrope.models.config import rope_from_config
 from resrope.models.source import read_config
 from resrope.spec import frequencies
@@ -59,6 +59,7 @@ def from_gguf(source: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    readable(folder)
 
 
 def _check_same(source: Path, config: Mapping[str, Any]) -> None:

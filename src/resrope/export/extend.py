@@ -53,6 +53,8 @@ def extend(
     check.one_of("engine", engine, tuple(TARGETS))
     source, out = _resolved(source), Path(out)
     _check_out(out, engine)
+    if link and engine == GGUF:
+        raise ValueError("link (--link) is for folders: engine gguf writes one new file")
     made = _extension(source, name, length, layers, replace_scaling, parameters)
     if engine == GGUF:
         choice, written = _write_gguf(source, out, made, bool(fold))
@@ -68,7 +70,7 @@ def extend(
         method=name,
         engine=engine,
         out=str(out),
-        original_length=trained_length(made.before),
+        original_length=trained_length(made.after),
         length=made.length,
         spelling=choice.spelling,
         folded=choice.folded,

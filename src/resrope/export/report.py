@@ -80,7 +80,7 @@ def card_section(made: Extension, engine: str, spelling: str, folded: bool, load
     from resrope import __version__
 
     scaling = made.after.specs[made.layers[0]].scaling
-    original, factor = trained_length(made.before), getattr(scaling, "factor", None)
+    original, factor = trained_length(made.after), getattr(scaling, "factor", None)
     base = ", ".join(f"{made.after.specs[layer].rope_theta:g}" for layer in made.layers)
     facts = [
         f"- method: {made.method}" + ("" if factor is None else f", factor {factor:g}"),

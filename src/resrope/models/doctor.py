@@ -12,11 +12,11 @@ from typing import Any
 from resrope.files import atomic_write, beside
 from resrope.models import buffers, gguf
 from resrope.models.config import ModelRope, innermost, rope_from_config
-from resrope.models.engines import Reading, readings
+from resrope.models.engines import Reading, readings, transformers
 from resrope.models.engines.compare import Distance, apart
 from resrope.models.engines.guard import NOT_KNOWN
 from resrope.models.engines.reading import text_part
-from resrope.models.findings import Finding, config_findings, table_findings
+from resrope.models.findings import Finding, Severity, config_findings, table_findings
 from resrope.models.repair import repaired
 from resrope.models.source import SMOLLM2, config_of
 
@@ -47,7 +47,9 @@ class Diagnosis:
             unknown = reading.refusal.startswith(NOT_KNOWN)
             return reading.refusal if unknown else f"would not load: {reading.refusal}"
         if found is None:
-            return " ".join(reading.ignored) or "reads it"
+            return (
+                " ".join(reading.ignored) or "cannot be compared: resrope cannot tell what the config means"
+            )
         if found.agrees:
             return "reads it as written"
         return f"{' '.join(reading.ignored) or 'reads it otherwise.'} ({found.words()})"
@@ -111,14 +113,17 @@ def _with_fixes(config: Mapping[str, Any], findings: list[Finding]) -> list[Find
 
 
 def _engine_findings(diagnosis: Diagnosis) -> list[Finding]:
-    """A note for each engine that refuses the config, a warning for each that reads it otherwise."""
+    """A finding for each engine that refuses the config or reads it otherwise."""
     found = []
     for name, reading in diagnosis.readings.items():
         found_apart = diagnosis.distances.get(name)
         if reading.refusal is not None:
             joint = ":" if reading.refusal.startswith(NOT_KNOWN) else ""
             message = f"{name}{joint} {diagnosis.verdict(name)}"
-            found.append(Finding(severity="note", code="engine-refuses", message=message))
+            # What the newest transformers would not load is no checkpoint.
+            broken = name == transformers.ENGINE and not joint
+            severity: Severity = "error" if broken else "note"
+            found.append(Finding(severity=severity, code="engine-refuses", message=message))
         elif found_apart is not None and not found_apart.agrees:
             message = f"{name}: {diagnosis.verdict(name)}"
             found.append(Finding(severity="warning", code="engine-differs", message=message))

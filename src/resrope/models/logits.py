@@ -101,6 +101,8 @@ def _reported(path: Path, who: str, cannot: str = "run it") -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
+            raise  # says who and what already
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         words = " ".join(f"{kind}{error}".split())
         short = words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]} …"
@@ -127,16 +129,22 @@ def _model(path: Path) -> tuple[Any, Tensor]:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """transformers without progress bars; the one over GGUF tensors asks nobody whether it may show."""
+    """transformers without progress bars and warnings, e.g. of keys that another engine reads.
+
+    The bar over GGUF tensors asks nobody whether it may show.
+    """
     of_gguf: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     logging: Any = import_module("transformers.utils.logging")
     shown, own_bar = logging.is_progress_bar_enabled(), of_gguf.tqdm
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     of_gguf.tqdm = logging.tqdm
     try:
         yield
     finally:
         of_gguf.tqdm = own_bar
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

@@ -136,7 +136,7 @@ def _check(engine: str, config: Mapping[str, Any], rope: ModelRope, *, recorded:
 
 def _verify_gguf(path: Path, source: str) -> Verification:
     """llama.cpp's own reading against the recorded specs; against themselves where there are none."""
-    rope = gguf.read_gguf(path)
+    rope = gguf.read_gguf(path, recorded=False)
     record = gguf.gguf_provenance(path) or {}
     recorded: Mapping[str, RopeSpec] = recorded_specs({KEY: record or None}) or rope.specs
     wanted = {layer: frequencies(spec) for layer, spec in recorded.items()}
