@@ -37,6 +37,8 @@ def measure() -> dict[str, Any]:
     try:
         stock = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).eval()
         exact = copy.deepcopy(stock)
+        # The same weights in memory: where a copy happens to lie makes more difference than the phases.
+        exact.load_state_dict(stock.state_dict(), assign=True)
         resrope.apply(exact, "resonance-yarn", factor=4)
         found = {str(n): _forward(stock, exact, n, rounds) for n, rounds in FORWARDS.items()}
     finally:
