@@ -19,7 +19,7 @@ import exact
 import gap
 import step
 import tables
-from resrope.posgen.provenance import provenance
+from resrope.provenance import provenance
 from resrope.posgen.runner import default_jobs
 
 HERE = Path(__file__).parent

@@ -28,7 +28,7 @@ import smollm2
 import tiny
 import work
 from resrope.files import atomic_write
-from resrope.posgen.provenance import commit, provenance
+from resrope.provenance import commit, provenance
 
 # Cases per process of an engine: starting one takes seconds, what is finished is kept after each.
 _BATCH = 48

@@ -16,7 +16,7 @@ from typing import Any
 
 from resrope.posgen.page import write_report
 from resrope.posgen.presets import Settings, preset
-from resrope.posgen.provenance import commit
+from resrope.provenance import commit
 from resrope.posgen.record import Cell, read_records, read_run
 
 

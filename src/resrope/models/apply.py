@@ -66,7 +66,7 @@ class Dynamic:
     def __call__(self, model: nn.Module, length: int | None) -> None:
         """Install the table for ``length`` tokens, None: for the promised length; the config stays."""
         made = at_length(self.done, self.done.length if length is None else length)
-        _install(model, self.done, made.tables(), self.exact)
+        install_tables(model, self.done, made.tables(), self.exact)
 
 
 def put(model: nn.Module, done: Extension, *, exact: bool) -> None:
@@ -78,7 +78,7 @@ def put(model: nn.Module, done: Extension, *, exact: bool) -> None:
     text = text_config(model)
     config = _spelled(text.to_dict(), done)
     tables = done.tables() if exact else as_stock(done.tables(), config)
-    _install(model, done, tables, exact)
+    install_tables(model, done, tables, exact)
     _update_config(text, config)
 
 
@@ -89,7 +89,11 @@ def _spelled(text: dict[str, Any], done: Extension) -> dict[str, Any]:
     return next(right, made[0])
 
 
-def _install(model: nn.Module, done: Extension, tables: dict[str, Frequencies], exact: bool) -> None:
+def install_tables(model: nn.Module, done: Extension, tables: dict[str, Frequencies], exact: bool) -> None:
+    """Put ``tables`` into the rotary modules and check what they compute; the config stays as it is.
+
+    Raises RuntimeError when a module does not compute its table; every module is then as it was.
+    """
     modules = rotary_modules(model, done.before)
     before = [(one.module, one.module.__class__, one.module.__dict__.copy()) for one in modules]
     buffers = [one.module._buffers.copy() for one in modules]

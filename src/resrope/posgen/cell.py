@@ -20,7 +20,6 @@ from resrope.posgen.evaluate import Evaluation, accuracies, evaluate, run_freely
 from resrope.posgen.model import Decoder
 from resrope.posgen.ops import keep_heap
 from resrope.posgen.presets import Settings
-from resrope.posgen.provenance import provenance
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
@@ -33,6 +32,7 @@ from resrope.posgen.record import (
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 from resrope.posgen.train import Trainer, look_steps, steps_per_epoch
+from resrope.provenance import provenance
 from resrope.rotary import RotaryEmbedding
 from resrope.spec import RopeSpec, frequencies
 

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-TITLES = {
-    "rope": "RoPE",
-    "linear": "Linear (PI)",
-    "ntk": "NTK-aware",
-    "dynamic-ntk": "Dynamic NTK",
-    "yarn": "YaRN",
-    "llama3": "Llama 3",
-    "recursive": "Recursive",
-    "cot": "CoT",
-    "semi-recursive": "Semi-recursive",
-}
+from resrope.page import Grid
+from resrope.pictures import title as method_title
 
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A titled table; the first column is the row's name."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    note: str = ""
+TASK_TITLES = {"recursive": "Recursive", "cot": "CoT", "semi-recursive": "Semi-recursive"}
 
 
 def title(name: str) -> str:
     """A task's or method's name as the paper writes it."""
-    plain = name.removeprefix("resonance-")
-    return ("Resonance " if plain != name else "") + TITLES.get(plain, plain)
+    return TASK_TITLES.get(name) or method_title(name)
 
 
 def all_grids(summary: dict[str, Any]) -> list[Grid]:

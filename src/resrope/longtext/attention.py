@@ -1,0 +1,92 @@
+"""Causal attention of a chunk on all that came before it, on a CPU: no mask, no repeated keys.
+
+transformers hands a chunk that follows a cache to scaled_dot_product_attention with a mask of [chunk,
+length] and with every key/value head repeated for its group of queries. Both cost time and memory that the
+mathematics does not need: all queries of a group see the whole prefix, and only the chunk's own square is
+causal. The two parts are softmaxes over disjoint keys, so their outputs mix with the weights of their
+log-sum-exps (the merge of FlashAttention, arXiv 2205.14135).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NAME = "resrope_chunked"
+
+
+def register() -> str:
+    """Make the attention known to transformers; returns the name for ``set_attn_implementation``."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    return NAME
+
+
+def chunk_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """Attention of the last ``chunk`` positions on all ``length`` positions up to their own.
+
+    query: [batch, heads, chunk, head_dim]; key, value: [batch, key/value heads, length, their head_dim], the
+    chunk's own at the end. scale: of the scores, head_dim^-0.5 where left out. Returns [batch, heads, chunk,
+    value's head_dim].
+    """
+    chunk, past = query.shape[2], key.shape[2] - query.shape[2]
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    width = value.shape[-1]
+    if width < key.shape[-1]:  # the kernel takes one head_dim for both; zeros add nothing
+        value = F.pad(value, (0, key.shape[-1] - width))
+    group = query.shape[1] // key.shape[1]
+    own_key, own_value = (t[:, :, past:].repeat_interleave(group, 1) for t in (key, value))
+    near, near_weight = _flash(query, own_key, own_value, scale, causal=True)
+    if past:
+        packed = query.reshape(query.shape[0], key.shape[1], group * chunk, query.shape[-1])
+        far, far_weight = _flash(packed, key[:, :, :past], value[:, :, :past], scale, causal=False)
+        share = torch.sigmoid(far_weight.reshape(near_weight.shape) - near_weight).unsqueeze(-1)
+        near = torch.lerp(near, far.reshape(near.shape), share.to(near.dtype))
+    return near[..., :width]
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Output [batch, heads, queries, head_dim] and log-sum-exp of the scores [batch, heads, queries]."""
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, weight = op(q, k, v, 0.0, causal, scale=scale)
+    return out, weight
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface; whatever needs a mask goes to its own sdpa."""
+    if attention_mask is not None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        done: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return done
+    asked = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if asked:
+        raise ValueError(f"attention with {', '.join(asked)} needs --attn eager")
+    return chunk_attention(query, key, value, scaling).transpose(1, 2).contiguous(), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """No mask where attention is causal and nothing more, else that of sdpa (windows, chunked layers)."""
+    from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+    if kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None:
+        return None
+    made: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    return made

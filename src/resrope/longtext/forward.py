@@ -1,0 +1,117 @@
+"""One pass over a text in chunks, with the keys and values kept: losses of every token, or what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHUNK = 512
+# Rows of logits whose softmax is taken at a time; more need a second copy of them all.
+_ROWS = 64
+
+Losses = NDArray[np.float32]
+# Called with the number of tokens that were read since the last call.
+Progress = Callable[[int], None]
+
+
+def token_losses(
+    model: nn.Module,
+    tokens: Sequence[int],
+    *,
+    chunk: int = CHUNK,
+    first: int = 1,
+    progress: Progress = lambda tokens: None,
+) -> Losses:
+    """Negative log-likelihood, in nats, of every token given those before it.
+
+    tokens: n token ids, read from position 0. first: index of the first token whose loss is wanted, at
+    least 1. Returns float32 [n - first]. Logits are held for ``chunk`` positions at a time, activations too;
+    only keys and values grow with n. Equal to the losses of one forward over all tokens up to rounding.
+    Raises ValueError when a loss is not a number.
+    """
+    ids = torch.tensor(tokens)
+    losses = [torch.empty(0)]
+    for start, states in _chunks(model, ids[:-1], chunk, needed=first - 1, progress=progress):
+        losses.append(_losses(states, ids[start + 1 : start + 1 + len(states)]))
+    found: Losses = torch.cat(losses).numpy()
+    if not np.isfinite(found).all():
+        where = first + int(np.flatnonzero(~np.isfinite(found))[0])
+        raise ValueError(f"the model's loss of token {where} is not a number: try --dtype float32")
+    return found
+
+
+def continuation(
+    model: nn.Module,
+    tokens: Sequence[int],
+    count: int,
+    *,
+    chunk: int = CHUNK,
+    stop: Collection[int] = (),
+    progress: Progress = lambda tokens: None,
+) -> list[int]:
+    """The ``count`` most likely tokens after ``tokens``, one by one (greedy); a token of ``stop`` ends them.
+
+    Returns at most ``count`` token ids, the one of ``stop`` not among them.
+    """
+    made: list[int] = []
+    reader = _Reader(model)
+    last = [reader(torch.tensor(part), 1) for part in _split(tokens, chunk, progress)][-1]
+    while len(made) < count:
+        token = int(last[-1].argmax())
+        if token in stop:
+            break
+        made.append(token)
+        if len(made) < count:
+            last = reader(torch.tensor([token]), 1)
+    return made
+
+
+def _split(tokens: Sequence[int], chunk: int, progress: Progress) -> Iterator[Sequence[int]]:
+    for start in range(0, len(tokens), chunk):
+        yield tokens[start : start + chunk]
+        progress(len(tokens[start : start + chunk]))
+
+
+def _chunks(
+    model: nn.Module, ids: Tensor, chunk: int, *, needed: int, progress: Progress
+) -> Iterator[tuple[int, Tensor]]:
+    """(position, logits [at most chunk, vocabulary]) of all positions from ``needed`` on."""
+    reader = _Reader(model)
+    for start in range(0, len(ids), chunk):
+        part = ids[start : start + chunk]
+        keep = min(len(part), start + len(part) - needed)
+        logits = reader(part, max(keep, 1))
+        if keep > 0:
+            yield start + len(part) - keep, logits
+        progress(len(part))
+
+
+class _Reader:
+    """A model that reads a text part by part; the model itself chooses the kind of cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
+        self._cache: Any = None
+
+    @torch.inference_mode()
+    def __call__(self, part: Tensor, keep: int) -> Tensor:
+        """Logits [keep, vocabulary] of the last ``keep`` positions of ``part``, token ids [any]."""
+        ids = part[None].to(self._model.device)
+        out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        self._cache = out.past_key_values
+        logits: Tensor = out.logits[0, -keep:]
+        return logits
+
+
+@torch.inference_mode()
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy in float32 [rows], on the CPU."""
+    targets = targets.to(logits.device)
+    parts = zip(torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True)
+    return torch.cat([F.cross_entropy(row.float(), to, reduction="none") for row, to in parts]).cpu()

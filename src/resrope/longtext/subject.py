@@ -1,0 +1,143 @@
+"""The model under measurement: loaded once, rotating with one method after another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resrope.longtext import attention
+from resrope.models import gguf
+from resrope.models.apply import install_tables, rope_of
+from resrope.models.config import ModelRope
+from resrope.models.extension import Extension
+from resrope.models.load import load
+from resrope.models.source import SMOLLM2
+from resrope.spec import Frequencies, frequencies
+
+# Bytes up to which a file is known by its content; more takes seconds to read.
+_HASHED = 1 << 30
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A loaded model and its tokenizer. name: as it was asked for. identity: a hash that other weights,
+    another dtype or another attention change."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    rope: ModelRope
+    identity: str
+
+    @contextmanager
+    def rotating(self, done: Extension, tables: Mapping[str, Frequencies]) -> Iterator[nn.Module]:
+        """The model with ``tables``, by layer type, in its rotary modules; afterwards with its own again.
+
+        Phases are exact. The model's config stays as it is.
+        """
+        try:
+            install_tables(self.model, done, dict(tables), True)
+            yield self.model
+        finally:
+            own = {layer: frequencies(spec) for layer, spec in self.rope.specs.items()}
+            install_tables(self.model, done, own, True)
+
+
+def open_subject(
+    path: str | Path, *, dtype: str | None = None, device: str | None = None, attn: str | None = None
+) -> Subject:
+    """Load a folder, a hub id, a .gguf file or ``smollm2``, with its tokenizer.
+
+    device: cuda or mps where there is one, else cpu. dtype: float32 on a CPU, else bfloat16 (a GGUF file is
+    dequantised to it). attn: an attention implementation of transformers; left out, sdpa models on a CPU
+    get ours (``resrope.longtext.attention``), all others what transformers chooses. Raises ValueError
+    or OSError.
+    """
+    place = _device(device)
+    kind = _dtype(dtype, place)
+    options = {} if attn is None else {"attn_implementation": attn}
+    model: Any = load(path, dtype=kind, exact=False, model_kwargs=options)
+    model.to(place)
+    if attn is None and place.type == "cpu" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(attention.register())
+    used = model.config._attn_implementation
+    return Subject(
+        name=str(path),
+        model=model.eval(),
+        tokenizer=tokenizer_of(path),
+        rope=rope_of(model),
+        identity=_hash(_weights(path), str(kind), str(used)),
+    )
+
+
+def tokenizer_of(path: str | Path) -> Any:
+    """The tokenizer of a folder, a hub id, a .gguf file or ``smollm2``. Raises ValueError without one."""
+    from transformers import AutoTokenizer
+
+    file = _file(path)
+    try:
+        if file is not None and file.suffix == ".gguf":
+            return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"{path}: no tokenizer can be loaded: {' '.join(str(error).split()):.200}") from None
+
+
+def _file(path: str | Path) -> Path | None:
+    """Where the model lies on this machine; None for a hub id."""
+    file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
+    return file if file.exists() else None
+
+
+def _device(asked: str | None) -> torch.device:
+    if asked is None:
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).split("\n")[0]
+        raise ValueError(f"device must be one that this torch has, got {asked}: {first}") from None
+    return device
+
+
+def _dtype(asked: str | None, device: torch.device) -> torch.dtype:
+    if asked is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if asked not in _DTYPES:
+        raise ValueError(f"dtype must be among {', '.join(_DTYPES)}, got {asked!r}")
+    return _DTYPES[asked]
+
+
+def _weights(path: str | Path) -> str:
+    """What changes when the weights do: the content of small files, size and time of large ones; a hub id is
+    its name."""
+    file = _file(path)
+    if file is None:
+        return str(path)
+    files = sorted(file.iterdir()) if file.is_dir() else [file]
+    return "\n".join(_fingerprint(f) for f in files if f.suffix in (".safetensors", ".gguf", ".json"))
+
+
+def _fingerprint(file: Path) -> str:
+    size = file.stat().st_size
+    if size > _HASHED:
+        return f"{file.name} {size} {file.stat().st_mtime_ns}"
+    with file.open("rb") as data:
+        digest = hashlib.sha256()
+        while block := data.read(1 << 20):
+            digest.update(block)
+    return f"{size} {digest.hexdigest()}"
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
