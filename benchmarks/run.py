@@ -17,10 +17,11 @@ from typing import Any
 import data
 import exact
 import gap
+import longtext
 import step
 import tables
-from resrope.provenance import provenance
 from resrope.posgen.runner import default_jobs
+from resrope.provenance import provenance
 
 HERE = Path(__file__).parent
 
@@ -53,6 +54,7 @@ PARTS = {
     "exact": exact.measure,
     "data": data.measure,
     "step": step.measure_all,
+    "longtext": longtext.measure,
 }
 
 
@@ -81,7 +83,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     m = results["machine"]
     rows = [
         f"| {' | '.join(row.cells())} |"
-        for row in (*_table_rows(results), *_model_rows(results), *_posgen_rows(results))
+        for row in (
+            *_table_rows(results),
+            *_model_rows(results),
+            *_longtext_rows(results),
+            *_posgen_rows(results),
+        )
     ]
     errors = [
         f"| {position} | {e['stock']:.1e} | {e['resrope']:.1e} | {e['stock_on_resonant']:.1e} |"
@@ -139,6 +146,25 @@ def _model_rows(results: Mapping[str, Any]) -> list[Row]:
             most=1.02,
         )
         for n, value in results["exact"]["time_ratio"].items()
+    ]
+
+
+def _longtext_rows(results: Mapping[str, Any]) -> list[Row]:
+    found = results["longtext"]
+    usual = "a forward with full logits per length"
+    rows = []
+    for longest, curve in found["curve"].items():
+        what = f"perplexity of SmolLM2 at 512, 1024, … {longest} tokens"
+        rows += [
+            Row(f"{what}: times faster", usual, curve["times_faster"], "×", least=1.9),
+            Row("the same: times less peak memory", usual, curve["times_less_memory"], "×", least=4),
+        ]
+    windows, longest = found["windows"], found["longest"]
+    same = "the same windows, full logits"
+    return [
+        *rows,
+        Row("sliding windows, 2048 / 512: times faster", same, windows["times_faster"], "×", least=1),
+        Row("perplexity at 32768 tokens: peak memory", "", longest["peak_mib"] / 1024, " GiB", most=3),
     ]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from resrope.posgen.page import write_report
 from resrope.posgen.presets import Settings, preset
-from resrope.provenance import commit
 from resrope.posgen.record import Cell, read_records, read_run
+from resrope.provenance import commit
 
 
 def main(run: Path, out: Path) -> None:

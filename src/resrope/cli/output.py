@@ -8,11 +8,30 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from resrope.page import Grid
+
 
 def console() -> Console:
     """Standard output; as wide as its content where it is not a terminal, so that no table is cut."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=160)
+
+
+def print_grid(grid: Grid, terminal: Console | None = None) -> None:
+    """A table with its title above and its note below, on standard output."""
+    from rich import box
+    from rich.table import Table
+
+    terminal = console() if terminal is None else terminal
+    # A title of the table would be broken into lines as short as the table.
+    terminal.print(grid.title, style="bold", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, name in enumerate(grid.header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in grid.rows:
+        table.add_row(*row)
+    terminal.print(table)
+    terminal.print(grid.note + "\n", style="dim", highlight=False)
 
 
 def print_json(data: Any) -> None:

@@ -226,10 +226,7 @@ def _one_cell(cell: Cell, record: dict[str, Any]) -> str:
 
 
 def _report(out: Path, json_output: bool) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from resrope.cli.output import console, print_json
+    from resrope.cli.output import console, print_grid, print_json
     from resrope.posgen.page import write_report
     from resrope.posgen.tables import all_grids
 
@@ -239,13 +236,7 @@ def _report(out: Path, json_output: bool) -> None:
         return
     terminal = console()
     for grid in all_grids(summary):
-        table = Table(title=grid.title, box=box.SIMPLE_HEAD, title_justify="left")
-        for i, name in enumerate(grid.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in grid.rows:
-            table.add_row(*row)
-        terminal.print(table)
-        terminal.print(grid.note + "\n", style="dim", highlight=False)
+        print_grid(grid, terminal)
     terminal.print(f"Embeddings: {summary['embedding']}", highlight=False)
     for path in files.values():
         terminal.print(str(path), highlight=False, soft_wrap=True)

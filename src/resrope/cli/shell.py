@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from resrope import __version__
+from resrope.cli.compare import compare
 from resrope.cli.doctor import doctor
 from resrope.cli.extend import extend
 from resrope.cli.inspect import inspect
+from resrope.cli.passkey import passkey
+from resrope.cli.perplexity import perplexity
 from resrope.cli.posgen import posgen
 from resrope.cli.verify import verify
 
@@ -29,6 +32,9 @@ app.command()(inspect)
 app.command()(doctor)
 app.command()(extend)
 app.command()(verify)
+app.command()(perplexity)
+app.command()(passkey)
+app.command()(compare)
 app.add_typer(posgen)
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 SAMPLES = 2000
 _LOW, _HIGH = 2.5, 97.5
+# Fewer texts drawn again give intervals that are far too narrow.
+ENOUGH = 5
 
 Array = NDArray[np.float64]
 
@@ -34,7 +36,7 @@ class Tally:
         return [_number(p) for p in _perplexity(self.nats.sum(0), self.tokens.sum(0))]
 
     def intervals(self, seed: int = 0) -> list[tuple[float, float] | None]:
-        """Of every cell's perplexity; None with fewer than two texts."""
+        """Of every cell's perplexity; None with fewer than five texts."""
         weights = _resampled(len(self.nats), seed)
         drawn = _perplexity(weights @ self.nats, weights @ self.tokens)
         return _percentiles(drawn, self.texts())
@@ -42,7 +44,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """One method's perplexity over another's, on the same tokens; low and high are None for a single text."""
+    """One method's perplexity over another's, on the same tokens; low and high are None for a few texts."""
 
     ratio: float
     low: float | None
@@ -90,8 +92,8 @@ def _percentiles(drawn: Array, texts: list[int]) -> list[tuple[float, float] | N
     made: list[tuple[float, float] | None] = []
     for column, count in zip(drawn.T, texts, strict=True):
         known = column[~np.isnan(column)]
-        low, high = np.percentile(known, [_LOW, _HIGH]) if count > 1 else (0.0, 0.0)
-        made.append((float(low), float(high)) if count > 1 else None)
+        low, high = np.percentile(known, [_LOW, _HIGH]) if count >= ENOUGH else (0.0, 0.0)
+        made.append((float(low), float(high)) if count >= ENOUGH else None)
     return made
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 CHUNK = 512
 # Rows of logits whose softmax is taken at a time; more need a second copy of them all.
-_ROWS = 64
+ROWS = 64
 
 Losses = NDArray[np.float32]
 # Called with the number of tokens that were read since the last call.
@@ -113,5 +113,5 @@ class _Reader:
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy in float32 [rows], on the CPU."""
     targets = targets.to(logits.device)
-    parts = zip(torch.split(logits, _ROWS), torch.split(targets, _ROWS), strict=True)
+    parts = zip(torch.split(logits, ROWS), torch.split(targets, ROWS), strict=True)
     return torch.cat([F.cross_entropy(row.float(), to, reduction="none") for row, to in parts]).cpu()

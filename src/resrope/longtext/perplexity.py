@@ -15,10 +15,12 @@ from resrope.longtext.forward import CHUNK, Losses, Progress, token_losses
 from resrope.longtext.store import Store, key_of
 from resrope.longtext.subject import Subject
 from resrope.longtext.texts import Text
-from resrope.longtext.windows import Block, blocks, reached, sliding_windows
+from resrope.longtext.windows import Block, blocks, doubling, reached, sliding_windows
 from resrope.models.extension import Extension
 from resrope.provenance import provenance
 from resrope.spec import Frequencies, check
+
+_SHORTEST = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,8 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One method's losses. by_length, by_block: over all texts. seconds: of every forward, by text."""
+    """One method's losses, [texts, cells]. seconds: of all forwards, also those of earlier runs. commits: of
+    the code that made them."""
 
     by_length: Tally
     by_block: Tally
@@ -84,23 +87,35 @@ class Pass:
     lengths: tuple[int, ...]
 
 
-def encode(subject: Subject, texts: Sequence[Text], lengths: Sequence[int]) -> list[Encoded]:
-    """Texts as tokens, with what the tokenizer itself puts before a text (BOS).
+def encode(tokenizer: Any, texts: Sequence[Text]) -> list[Encoded]:
+    """Texts as tokens, with what the tokenizer itself puts before a text (BOS)."""
+    return [Encoded(name=t.name, tokens=tuple(tokenizer(t.text, verbose=False).input_ids)) for t in texts]
 
-    Raises ValueError when a text is shorter than the shortest length, or none reaches the longest.
-    """
-    made = [Encoded(name=t.name, tokens=tuple(subject.tokenizer(t.text, verbose=False).input_ids)) for t in texts]
-    short = next((e for e in made if len(e.tokens) < lengths[0]), None)
+
+def check_reach(texts: Sequence[Encoded], lengths: Sequence[int]) -> None:
+    """Raise ValueError when a text is shorter than the shortest length, or none reaches the longest."""
+    short = next((e for e in texts if len(e.tokens) < lengths[0]), None)
     if short is not None:
         raise ValueError(
             f"{short.name} has {len(short.tokens)} tokens, fewer than the shortest length, {lengths[0]}"
         )
-    longest = max(made, key=lambda e: len(e.tokens))
+    longest = max(texts, key=lambda e: len(e.tokens))
     if len(longest.tokens) < lengths[-1]:
         raise ValueError(
             f"no text has {lengths[-1]} tokens: the longest, {longest.name}, has {len(longest.tokens)}"
         )
-    return made
+
+
+def usual_lengths(texts: Sequence[Encoded], native: int | None) -> list[int]:
+    """512, 1024, 2048, … up to four times the trained length, as far as the longest text goes.
+
+    Raises ValueError when no text has 512 tokens.
+    """
+    most = max(len(e.tokens) for e in texts)
+    lengths = [n for n in doubling(_SHORTEST, 4 * (native or most)) if n <= most]
+    if not lengths:
+        raise ValueError(f"the longest text has {most} tokens; without --lengths it takes {_SHORTEST}")
+    return lengths
 
 
 def passes(done: Extension, protocol: Protocol) -> list[Pass]:
@@ -120,13 +135,17 @@ def passes(done: Extension, protocol: Protocol) -> list[Pass]:
     return made
 
 
-def work(done: Extension, protocol: Protocol, texts: Sequence[Encoded]) -> int:
-    """Tokens that will be read for one method, windows counted as often as they overlap."""
-    counts = [reached(one.lengths, len(text.tokens)) for one in passes(done, protocol) for text in texts]
+def work(done: Extension, texts: Sequence[Encoded], protocol: Protocol) -> int:
+    """Tokens that will be read for one method."""
+    reaches = (reached(one.lengths, len(text.tokens)) for one in passes(done, protocol) for text in texts)
+    return sum(_read(reach, protocol) for reach in reaches if reach)
+
+
+def _read(reach: int, protocol: Protocol) -> int:
+    """Tokens read for the first ``reach`` of a text; where windows overlap, several times."""
     if protocol.window is None or protocol.stride is None:
-        return sum(counts)
-    cut = (w for n in counts for w in sliding_windows(n, protocol.window, protocol.stride))
-    return sum(w.end - w.start for w in cut)
+        return reach - 1
+    return sum(w.end - w.start - 1 for w in sliding_windows(reach, protocol.window, protocol.stride))
 
 
 def measure(
@@ -183,6 +202,7 @@ class _Reading:
         key = key_of(self.subject.identity, tables, text.tokens, cut)
         kept = self.store.get(key, reach - 1)
         if kept is not None:
+            self.progress(_read(reach, self.protocol))
             return kept, self.store.made(key)
         start = time.perf_counter()
         with self.subject.rotating(self.done, tables) as model:

@@ -52,14 +52,19 @@ class Subject:
 
 
 def open_subject(
-    path: str | Path, *, dtype: str | None = None, device: str | None = None, attn: str | None = None
+    path: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    attn: str | None = None,
+    tokenizer: Any = None,
 ) -> Subject:
     """Load a folder, a hub id, a .gguf file or ``smollm2``, with its tokenizer.
 
     device: cuda or mps where there is one, else cpu. dtype: float32 on a CPU, else bfloat16 (a GGUF file is
     dequantised to it). attn: an attention implementation of transformers; left out, sdpa models on a CPU
-    get ours (``resrope.longtext.attention``), all others what transformers chooses. Raises ValueError
-    or OSError.
+    get ours (``resrope.longtext.attention``), all others what transformers chooses.
+    tokenizer: one that is loaded already. Raises ValueError or OSError.
     """
     place = _device(device)
     kind = _dtype(dtype, place)
@@ -72,7 +77,7 @@ def open_subject(
     return Subject(
         name=str(path),
         model=model.eval(),
-        tokenizer=tokenizer_of(path),
+        tokenizer=tokenizer_of(path) if tokenizer is None else tokenizer,
         rope=rope_of(model),
         identity=_hash(_weights(path), str(kind), str(used)),
     )

@@ -1,0 +1,128 @@
+"""`resrope compare`: is a method worth it, and what does it cost on short prompts?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resrope.cli import longtext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resrope.longtext.candidates import Candidate
+    from resrope.longtext.comparison import Comparison
+    from resrope.longtext.perplexity import Encoded
+    from resrope.longtext.retrieval import Retrieval
+    from resrope.longtext.subject import Subject
+
+
+def compare(
+    model: longtext.Model,
+    target: Annotated[int, typer.Option(help="Tokens that you want to reach.", show_default=False)],
+    texts: longtext.Texts = None,
+    methods: longtext.Methods = None,
+    factor: longtext.Factor = None,
+    parameters: longtext.Set = None,
+    replace: longtext.Replace = False,
+    depths: Annotated[
+        str, typer.Option(help="Where passkeys are hidden, 0 to 1, with commas; none: leave them out.")
+    ] = "0.1,0.5,0.9",
+    trials: Annotated[int, typer.Option(help="Passkeys at every depth.")] = 1,
+    column: longtext.Column = None,
+    documents: longtext.Documents = None,
+    seed: longtext.Seed = 0,
+    dtype: longtext.Dtype = None,
+    device: longtext.Device = None,
+    attn: longtext.Attn = None,
+    chunk: longtext.Chunk = 512,
+    out: Annotated[Path, typer.Option(help="Folder of the report and of what is finished already.")] = Path(
+        "runs/compare"
+    ),
+    json_output: longtext.Json = False,
+) -> None:
+    """Measure methods against the unchanged model, inside its trained length and beyond, and give a verdict.
+
+    Perplexity by length and by position of TEXT, which must reach TARGET, and passkeys hidden in half the
+    trained length and in TARGET tokens. The method `own`, the model as it is, is always among them.
+
+    Example: `resrope compare smollm2 --target 16384 --method yarn,resonance-yarn --text report.txt`
+    """
+    from resrope.longtext.candidates import OWN
+
+    given = longtext.labels(methods or ["yarn", "resonance-yarn"])
+    asked = longtext.chosen([OWN, *(m for m in given if m != OWN)], factor, parameters, replace)
+    hidden = [] if depths == "none" else longtext.depths_of(depths)
+    longtext.pictures_first()
+    longtext.quiet_libraries()
+    encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, (2, target))
+    from resrope.longtext.subject import open_subject
+
+    longtext.tell(f"loading {model}")
+    subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
+    found = _compared(subject, asked, encoded, target, hidden, trials, chunk, out)
+    _report(found, out, json_output)
+
+
+def _compared(
+    subject: Subject,
+    asked: list[Candidate],
+    encoded: list[Encoded],
+    target: int,
+    depths: Sequence[float],
+    trials: int,
+    chunk: int,
+    out: Path,
+) -> Comparison:
+    from resrope.longtext.compare import lengths_around, verdicts
+    from resrope.longtext.comparison import Comparison
+    from resrope.longtext.perplexity import Protocol
+    from resrope.models.extension import trained_length
+
+    native = trained_length(subject.rope)
+    lengths = lengths_around(native, target)
+    protocol = Protocol(lengths=lengths, block=max(2, lengths[-2] // 8), target=target, chunk=chunk)
+    study = longtext.studied(subject, asked, encoded, protocol, out)
+    hidden_in = (lengths[-2] // 2, target)
+    retrieval = _retrieved(subject, asked, hidden_in, depths, trials, out) if depths else None
+    return Comparison(study=study, retrieval=retrieval, tasks={}, verdicts=verdicts(study, retrieval))
+
+
+def _retrieved(
+    subject: Subject,
+    asked: list[Candidate],
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    trials: int,
+    out: Path,
+) -> Retrieval:
+    from resrope.longtext.passkey import encoder
+    from resrope.longtext.retrieval import Answers, Plan, measure
+
+    plan = Plan(lengths=lengths, depths=depths, trials=trials)
+    with longtext.bar("tokens") as progress:
+        task = progress.add_task("passkeys", total=plan.tokens * len(asked))
+        return measure(
+            subject,
+            asked,
+            plan,
+            encoder(subject.tokenizer),
+            Answers(out / "answers"),
+            progress=lambda tokens: progress.advance(task, tokens),
+        )
+
+
+def _report(found: Any, out: Path, json_output: bool) -> None:
+    from resrope.cli.output import console, print_grid, print_json
+    from resrope.longtext.compare import conclusion
+
+    longtext.write_files(out, found.files())
+    if json_output:
+        print_json(found.to_dict())
+        return
+    for grid in found.grids(intervals=False):
+        print_grid(grid)
+    console().print(conclusion(found.verdicts), highlight=False)
+    console().print(f"report: {out / 'report.html'}", highlight=False)

@@ -1,0 +1,211 @@
+"""What the commands that measure long contexts share: their options, the methods asked for, the bar."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resrope.cli.values import assignments
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from resrope.longtext.candidates import Candidate
+    from resrope.longtext.perplexity import Encoded, Protocol
+    from resrope.longtext.study import Study
+    from resrope.longtext.subject import Subject
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A Hugging Face folder, a hub id, a .gguf file, or `smollm2`.", show_default=False),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="own (the model as it is), rope, yarn, …, resonance-yarn; again or with commas for several; "
+        "yarn:factor=8 for parameters of its own.  [default: own]",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    int | None, typer.Option(help="Tokens the methods are made for.  [default: the longest length]")
+]
+Factor = Annotated[
+    float | None,
+    typer.Option(help="Of every method that has one.  [default: target / trained length]"),
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Another parameter of every method: beta_fast=16.")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Drop the model's own scaling.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16, float16.  [default: float32 on a CPU, else bfloat16]")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.  [default: the fastest there is]")]
+Attn = Annotated[
+    str | None,
+    typer.Option(
+        help="transformers' attention: eager, sdpa, flash_attention_2.  [default: the fastest that is exact]"
+    ),
+]
+Chunk = Annotated[int, typer.Option(help="Tokens read at a time: speed and memory, not the numbers.")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        help=".txt, .jsonl(.zst), .parquet, a folder of them, hub:owner/name, govreport, proof-pile, pg19; "
+        "again for several.",
+        show_default=False,
+    ),
+]
+Column = Annotated[str | None, typer.Option(help="Where the text of a row is.  [default: text, input, …]")]
+Documents = Annotated[
+    int | None, typer.Option(help="Take a random sample of so many documents.  [default: all]")
+]
+Seed = Annotated[int, typer.Option(help="Of the random sample.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def chosen(
+    methods: Sequence[str] | None, factor: float | None, pairs: Sequence[str] | None, replace: bool
+) -> list[Candidate]:
+    """The methods asked for. Raises ValueError for what none of them can be."""
+    from resrope.longtext.candidates import candidates
+
+    given = assignments(pairs or [])
+    if factor is not None and "factor" in given:
+        raise ValueError(f"factor is given twice: {factor} and --set factor={given['factor']}")
+    given = given if factor is None else {**given, "factor": factor}
+    return candidates(labels(methods or []), given, replace_scaling=replace)
+
+
+def labels(given: Sequence[str]) -> list[str]:
+    """Methods given one by one, with commas, or both; a comma before name=value goes on with the last one.
+
+    >>> labels(["rope,yarn:factor=8,beta_fast=16", "ntk"])
+    ['rope', 'yarn:factor=8,beta_fast=16', 'ntk']
+    """
+    found: list[str] = []
+    for part in (p.strip() for text in given for p in text.split(",")):
+        goes_on = "=" in part and ":" not in part and found and ":" in found[-1]
+        if goes_on:
+            found[-1] += f",{part}"
+        elif part:
+            found.append(part)
+    return found
+
+
+def pictures_first() -> None:
+    """Say that matplotlib is missing before hours of work, not after."""
+    from resrope.pictures import figure
+
+    figure(1, 1)
+
+
+def quiet_libraries() -> None:
+    """No bars and notes of transformers between ours; errors still raise."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def tell(what: str) -> None:
+    """A line on standard error, where that is a terminal, before what has no measure of its progress."""
+    if sys.stderr.isatty():
+        typer.echo(f"{what} …", err=True)
+
+
+def bar(unit: str) -> Progress:
+    """A bar on standard error, where that is a terminal, with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}, left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def lengths_of(text: str) -> tuple[int, ...]:
+    """``--lengths 512,1024`` in rising order."""
+    from resrope.cli.values import numbers
+
+    return tuple(sorted(set(numbers("--lengths", text))))
+
+
+def write_files(out: Path, files: dict[str, Any]) -> None:
+    """Every file whole or not at all, in the folder ``out``."""
+    from resrope.files import atomic_write
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        atomic_write(out / name, content)
+
+
+def depths_of(text: str) -> list[float]:
+    """``--depths 0.1,0.5``: shares of the text. Raises ValueError on anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--depths takes numbers from 0 to 1 with commas between, got {text!r}") from None
+
+
+def encoded(
+    model: str,
+    sources: Sequence[str] | None,
+    column: str | None,
+    documents: int | None,
+    seed: int,
+    lengths: tuple[int, ...] | None,
+) -> tuple[list[Encoded], Any]:
+    """The texts as tokens, long enough for ``lengths``, and the tokenizer that made them."""
+    from resrope.longtext.perplexity import check_reach, encode
+    from resrope.longtext.subject import tokenizer_of
+    from resrope.longtext.texts import read_texts, sample
+
+    if not sources:
+        raise ValueError("--text must be given: a file, a folder or a data set")
+    texts = read_texts(sources, column=column)
+    if documents is not None:
+        texts = sample(texts, documents, seed)
+    tell("reading texts")
+    tokenizer = tokenizer_of(model)
+    encoded = encode(tokenizer, texts)
+    if lengths is not None:
+        check_reach(encoded, lengths)
+    return encoded, tokenizer
+
+
+def studied(
+    subject: Subject, asked: Sequence[Candidate], texts: Sequence[Encoded], protocol: Protocol, out: Path
+) -> Study:
+    """Measure with a bar; what is finished is kept in ``out``."""
+    from resrope.longtext.store import Store
+    from resrope.longtext.study import study, total_work
+
+    total = total_work(subject, asked, texts, protocol)
+    with bar("tokens") as progress:
+        task = progress.add_task("", total=total)
+        return study(
+            subject,
+            asked,
+            texts,
+            protocol,
+            Store(out / "losses"),
+            progress=lambda tokens: progress.advance(task, tokens),
+            announce=lambda label: progress.update(task, description=label),
+            command=shlex.join(["resrope", *sys.argv[1:]]),
+        )

@@ -1,0 +1,182 @@
+"""What a long context takes beside the model's weights, known before anything is read."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resrope.longtext import attention
+from resrope.longtext.forward import ROWS
+
+# Lengths that are suggested are multiples of this.
+_STEP = 512
+# Files of a control group: its limit, its use, and the field of memory.stat with the pages it could drop.
+_CGROUP_2 = ("memory.max", "memory.current", "inactive_file")
+_CGROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def needed(model: Any, length: int, *, chunk: int, kept_rows: int | None = None) -> int:
+    """Bytes that reading ``length`` tokens, ``chunk`` at a time, takes on top of the loaded weights.
+
+    kept_rows: positions of a chunk whose logits are wanted, left out: all of them. Two tokens are read to
+    see what the model keeps of each.
+    """
+    return _appetite(model).bytes(length, chunk, kept_rows)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free: of the CUDA device, else of main memory within the limits of control groups."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _main_memory()
+
+
+def check_fits(model: Any, length: int, *, chunk: int) -> None:
+    """Raise ValueError, with the length that would fit, when ``length`` tokens do not fit into memory."""
+    appetite, free = _appetite(model), available(model.device)
+    wanted = appetite.bytes(length, chunk)
+    if wanted <= free:
+        return
+    best = _STEP * bisect_right(range(_STEP, length, _STEP), free, key=lambda n: appetite.bytes(n, chunk))
+    raise ValueError(
+        f"{length} tokens need about {_gib(wanted)} beside the model's weights, {_gib(free)} are free: "
+        f"{best or f'fewer than {_STEP}'} tokens would fit (or a smaller --chunk"
+        f"{', --dtype bfloat16' if appetite.itemsize > 2 else ''})"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    """What a layer keeps of a token: bytes of its keys, bytes of its values, in so many heads.
+
+    window: tokens that its attention sees, None for all. padded: bytes of a token's values once they are as
+    wide as its keys, which one kernel wants; 0 where they are.
+    """
+
+    keys: int
+    values: int
+    heads: int
+    window: int | None
+    padded: int
+
+    def tokens(self, length: int, chunk: int) -> int:
+        """How many tokens it holds at a time; a window is cut after the chunk has been appended."""
+        return length if self.window is None else min(length, self.window - 1 + chunk)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Appetite:
+    """The numbers of a model that decide what it takes. width: of a token's states, the queries' if wider."""
+
+    layers: tuple[_Layer, ...]
+    width: int
+    intermediate: int
+    vocabulary: int
+    heads: int
+    itemsize: int
+    attn: str
+
+    def bytes(self, length: int, chunk: int, rows: int | None = None) -> int:
+        """The peak over all steps of the last and largest chunk."""
+        chunk = min(chunk, length)
+        rows = chunk if rows is None else min(rows, chunk)
+        held = [(layer, layer.tokens(length, chunk)) for layer in self.layers]
+        cache = sum(n * (layer.keys + layer.values) for layer, n in held)
+        growth = max(n * max(layer.keys, layer.values) for layer, n in held)  # torch.cat: the old and the new
+        attending = max(self._attending(layer, n, chunk) for layer, n in held)
+        # Residual, normalised, queries, keys, values before and after rotation, output.
+        states = 8 * chunk * self.width * self.itemsize
+        feeding = 3 * chunk * self.intermediate * self.itemsize  # gate, up and their product
+        logits = rows * self.vocabulary * self.itemsize
+        losses = 2 * min(rows, ROWS) * self.vocabulary * torch.float32.itemsize
+        # The logits of one chunk are let go when those of the next are there.
+        return cache + logits + max(states + max(growth, attending, feeding), logits, losses)
+
+    def _attending(self, layer: _Layer, tokens: int, chunk: int) -> int:
+        """Bytes of one layer's attention: what the implementation makes beside its inputs and output."""
+        masked = self.attn in ("eager", "sdpa") or (self.attn == attention.NAME and layer.window is not None)
+        if not masked:
+            return tokens * layer.padded
+        group = self.heads // layer.heads
+        repeated = tokens * (layer.keys + layer.values) * group if group > 1 else 0
+        mask = chunk * tokens * (torch.bool.itemsize + self.itemsize)  # as made, as added to the scores
+        # The softmax is in float32 and beside its input.
+        scores = 2 * self.heads * chunk * tokens * torch.float32.itemsize if self.attn == "eager" else 0
+        return repeated + mask + scores
+
+
+@torch.inference_mode()
+def _appetite(model: Any) -> _Appetite:
+    """Measured where architectures differ (what is kept), read from the config where they do not."""
+    probe = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    kept = model(input_ids=probe, use_cache=True, logits_to_keep=1).past_key_values.layers
+    text = model.config.get_text_config()
+    layers = [_layer(one) for one in kept if getattr(one, "keys", None) is not None]
+    head_dim = max(one.keys // one.heads for one in layers) // model.dtype.itemsize
+    return _Appetite(
+        layers=tuple(layers),
+        width=max(text.hidden_size, text.num_attention_heads * head_dim),
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        heads=text.num_attention_heads,
+        itemsize=model.dtype.itemsize,
+        attn=text._attn_implementation,
+    )
+
+
+def _layer(kept: Any) -> _Layer:
+    """A layer of a transformers cache that has read something; keys, values: [1, heads, tokens, head_dim]."""
+    keys, values = (t.shape[1] * t.shape[3] * t.element_size() for t in (kept.keys, kept.values))
+    return _Layer(
+        keys=keys,
+        values=values,
+        heads=kept.keys.shape[1],
+        window=kept.sliding_window if kept.is_sliding else None,
+        padded=keys if values < keys else 0,
+    )
+
+
+def _main_memory(root: Path = Path("/")) -> int:
+    """What Linux calls available, less where a control group of this process leaves less; else psutil's."""
+    info = root / "proc/meminfo"
+    if not info.is_file():
+        import psutil  # type: ignore[import-untyped]
+
+        return int(psutil.virtual_memory().available)
+    fields = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
+    return min(int(fields["MemAvailable"].split()[0]) * 1024, *_left_by_cgroups(root))
+
+
+def _left_by_cgroups(root: Path) -> Iterator[int]:
+    """Of the control groups of this process and those around them, of version 2 and of version 1."""
+    membership = root / "proc/self/cgroup"
+    for line in membership.read_text(encoding="utf-8").splitlines() if membership.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        files = _CGROUP_1 if controllers else _CGROUP_2
+        group = mount / path.lstrip("/")
+        # In a container the path can be the host's; what is mounted is then the container's own group.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount) and (folder / files[0]).is_file():
+                yield from _left(folder, *files)
+
+
+def _left(group: Path, limit: str, usage: str, idle: str) -> Iterator[int]:
+    most = (group / limit).read_text(encoding="ascii").strip()
+    if most == "max":
+        return
+    stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    used = int((group / usage).read_text(encoding="ascii")) - int(stat[idle])
+    yield max(0, int(most) - used)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

@@ -1,0 +1,222 @@
+"""Passkey retrieval on a grid of lengths and depths, as YaRN is evaluated (arXiv 2309.00071)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resrope.files import atomic_write, remove_leftovers
+from resrope.longtext.candidates import Candidate, placed, tables_at
+from resrope.longtext.forward import Progress, continuation
+from resrope.longtext.passkey import FILLER, ROOM, Encode, build, is_right
+from resrope.longtext.store import key_of
+from resrope.longtext.subject import Subject
+from resrope.models.extension import Extension, trained_length
+from resrope.provenance import provenance
+from resrope.spec import Frequencies, check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is asked: ``trials`` keys at every depth of every length.
+
+    lengths: in tokens, the answer among them. depths: the share of the filler before the key, 0 to 1.
+    target: tokens that the methods are made for, the longest length where left out. Raises ValueError for
+    an empty grid and values that do not fit.
+    """
+
+    lengths: Sequence[int]
+    depths: Sequence[float]
+    trials: int
+    seed: int = 0
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError(f"lengths must rise, each given once, got {_listed(self.lengths)}")
+        if not self.depths or list(self.depths) != sorted(set(self.depths)):
+            raise ValueError(f"depths must rise, each given once, got {_listed(self.depths)}")
+        if not all(0 <= depth <= 1 for depth in self.depths):
+            raise ValueError(f"depths must be from 0 to 1, got {_listed(self.depths)}")
+        check.integer("trials", self.trials, 1, "keys at every length and depth")
+
+    @property
+    def serves(self) -> int:
+        """The tokens that the methods are made for."""
+        return self.lengths[-1] if self.target is None else self.target
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens one method reads."""
+        return sum(self.lengths) * len(self.depths) * self.trials
+
+    def keys(self, length: int, depth: float) -> list[int]:
+        """The five-digit keys of one cell; every cell draws its own, whatever the others are."""
+        draw = random.Random(f"{self.seed} {length} {float(depth)}")
+        return [draw.randint(10_000, 99_999) for _ in range(self.trials)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """How many keys were found at one depth of one length."""
+
+    length: int
+    depth: float
+    correct: int
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrieval:
+    """What was found, by method. native_length: tokens the model was trained on, None where its config is
+    silent. commits: of the code that got the answers."""
+
+    model: str
+    plan: Plan
+    native_length: int | None
+    methods: Mapping[str, Sequence[Cell]]
+    commits: tuple[str, ...] = ()
+
+    def accuracy(self, method: str, length: int | None = None) -> float:
+        """The share of keys found, 0 to 1, at one length or at all of them."""
+        cells = [cell for cell in self.methods[method] if length in (None, cell.length)]
+        return sum(cell.correct for cell in cells) / sum(cell.trials for cell in cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        plan = self.plan
+        methods = {
+            label: {
+                "grid": [asdict(cell) for cell in cells],
+                "by_length": {str(length): self.accuracy(label, length) for length in plan.lengths},
+                "accuracy": self.accuracy(label),
+            }
+            for label, cells in self.methods.items()
+        }
+        return {
+            "model": self.model,
+            "native_length": self.native_length,
+            "target": plan.serves,
+            "lengths": list(plan.lengths),
+            "depths": list(plan.depths),
+            "trials": plan.trials,
+            "seed": plan.seed,
+            "commits": list(self.commits),
+            "methods": methods,
+        }
+
+
+class Answers:
+    """A folder of answers and how they came about, each under the hash of everything that decides it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+
+    def get(self, name: str) -> Mapping[str, Any] | None:
+        """What was kept; None where there is nothing. Raises ValueError for a damaged file."""
+        path = self._folder / f"{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            made = json.loads(path.read_text(encoding="utf-8"))
+            return {"answer": made["answer"], "commit": made["commit"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; remove it and run again: {error!r}") from None
+
+    def put(self, name: str, made: Mapping[str, Any]) -> None:
+        """Keep ``made``, which has ``answer`` and ``commit``."""
+        atomic_write(self._folder / f"{name}.json", json.dumps(made, indent=1) + "\n")
+
+
+def measure(
+    subject: Subject,
+    methods: Sequence[Candidate],
+    plan: Plan,
+    encode: Encode,
+    answers: Answers,
+    *,
+    haystack: Sequence[str] = FILLER,
+    progress: Progress = lambda tokens: None,
+) -> Retrieval:
+    """Ask the model with every method for every key of the plan; answers that were kept are not made again.
+
+    Every question is a forward of its own: what two questions share ends at the first key. progress: all
+    methods together read ``plan.tokens`` each. Raises ValueError, before the first forward, for a method
+    that the model cannot have and for a length that is too short.
+    """
+    extended = {one.label: placed(one, subject.rope, plan.serves) for one in methods}
+    found: dict[str, list[Cell]] = {label: [] for label in extended}
+    asking = _Asking(subject, encode, haystack, answers, progress, set())
+    for length in plan.lengths:
+        for label, done in extended.items():
+            found[label] += asking.cells(label, done, plan, length)
+    return Retrieval(
+        model=subject.name,
+        plan=plan,
+        native_length=trained_length(subject.rope),
+        methods=found,
+        commits=tuple(sorted(asking.commits)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Questions put to a model, or their answers found among those that were kept."""
+
+    subject: Subject
+    encode: Encode
+    haystack: Sequence[str]
+    answers: Answers
+    progress: Progress
+    commits: set[str]
+
+    def cells(self, label: str, done: Extension, plan: Plan, length: int) -> list[Cell]:
+        """One method at one length, with the table of sequences of that length."""
+        tables = tables_at(done, length)
+        made = []
+        with self.subject.rotating(done, tables):
+            for depth in plan.depths:
+                keys = plan.keys(length, depth)
+                told = [self.answer(label, tables, length, depth, key) for key in keys]
+                correct = sum(is_right(one, key) for one, key in zip(told, keys, strict=True))
+                made.append(Cell(length=length, depth=depth, correct=correct, trials=plan.trials))
+        return made
+
+    def answer(
+        self, label: str, tables: Mapping[str, Frequencies], length: int, depth: float, key: int
+    ) -> str:
+        tokens = build(self.encode, length=length, depth=depth, key=key, haystack=self.haystack)
+        name = key_of(self.subject.identity, tables, tokens, f"{ROOM} greedy tokens")
+        made = self.answers.get(name)
+        if made is None:
+            question = {"method": label, "length": length, "depth": depth, "key": key}
+            made = {"answer": self.ask(tokens), **question, "model": self.subject.name, **provenance()}
+            self.answers.put(name, made)
+            self.progress(length - len(tokens))
+        else:
+            self.progress(length)
+        self.commits.add(str(made["commit"]))
+        return str(made["answer"])
+
+    def ask(self, tokens: Sequence[int]) -> str:
+        model, tokenizer = self.subject.model, self.subject.tokenizer
+        made = continuation(model, tokens, ROOM, stop=_stops(model, tokenizer), progress=self.progress)
+        return str(tokenizer.decode(made, skip_special_tokens=True))
+
+
+def _stops(model: Any, tokenizer: Any) -> Collection[int]:
+    """The tokens that end an answer, as the tokenizer and the model's generation config know them."""
+    known = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+    return {
+        one for given in known for one in (given if isinstance(given, list) else [given]) if one is not None
+    }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(map(str, values)) or "none"

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from resrope.longtext.compare import conclusion, lengths_around, verdicts
+from resrope.longtext.curves import Tally
+from resrope.longtext.perplexity import Measured, Protocol
+from resrope.longtext.retrieval import Cell, Plan, Retrieval
+from resrope.longtext.study import Study
+
+PROTOCOL = Protocol(lengths=(256, 512, 1024), block=128, target=1024)
+
+
+def measured(loss):
+    """loss(position) in nats, the same in five texts."""
+    losses = np.array([loss(m) for m in range(1, 1024)])
+    row = [losses[: n - 1].sum() for n in PROTOCOL.lengths]
+    blocks = [losses[max(b.start - 1, 0) : b.end - 1].sum() for b in PROTOCOL.blocks]
+    counts = [n - 1 for n in PROTOCOL.lengths]
+    sizes = [b.end - max(b.start, 1) for b in PROTOCOL.blocks]
+
+    def tally(nats, tokens):
+        return Tally(nats=np.tile(nats, (5, 1)), tokens=np.tile(np.array(tokens, dtype=float), (5, 1)))
+
+    return Measured(
+        by_length=tally(row, counts), by_block=tally(blocks, sizes), seconds=1.0, commits=("abc",)
+    )
+
+
+def study(**methods):
+    return Study(
+        model="tiny",
+        native=512,
+        target=1024,
+        protocol=PROTOCOL,
+        texts={f"t{i}": 1024 for i in range(5)},
+        methods={name.replace("_", "-"): measured(loss) for name, loss in methods.items()},
+        made={"command": None},
+    )
+
+
+def own(m):
+    return 2.0 if m < 512 else 5.0
+
+
+def test_a_method_that_holds_at_a_small_price_is_worth_it():
+    found = verdicts(study(own=own, yarn=lambda m: 2.02))
+    assert found[1].short[512].ratio == pytest.approx(np.exp(0.02))
+    assert found[1].beyond == pytest.approx(np.exp(2.02))
+    assert found[1].reference == pytest.approx(np.exp(2.0))
+    assert (
+        found[1].words
+        == "holds to 1024 tokens (perplexity beyond × 1.02); costs little inside, 2.0 % at 256 tokens"
+    )
+    assert found[0].words.startswith("breaks at 512 tokens")
+    assert conclusion(found).startswith("Worth it: yarn")
+
+
+def test_a_price_on_short_prompts_is_named():
+    found = verdicts(study(own=own, linear=lambda m: 2.3 if m < 300 else 2.0))
+    assert "costs 35.0 % at 256 tokens" in found[1].words
+    assert "35.0 % on short prompts" in conclusion(found)
+
+
+def test_where_a_method_breaks():
+    found = verdicts(study(own=own, ntk=lambda m: 2.0 if m < 768 else 4.0))
+    assert found[1].broken_from == 768
+    assert "breaks at 768 tokens" in found[1].words
+    assert conclusion(found).startswith("Not worth it")
+
+
+def test_degrading_is_neither():
+    assert "degrades" in verdicts(study(own=own, ntk=lambda m: 2.0 if m < 512 else 2.4))[1].words
+
+
+def test_passkeys_inside_and_beyond():
+    plan = Plan(lengths=(256, 1024), depths=(0.0, 1.0), trials=2)
+    cells = [
+        Cell(length=n, depth=d, correct=c, trials=2)
+        for (n, d), c in zip([(256, 0.0), (256, 1.0), (1024, 0.0), (1024, 1.0)], (2, 2, 1, 0), strict=True)
+    ]
+    retrieval = Retrieval(model="tiny", plan=plan, native_length=512, methods={"own": cells, "yarn": cells})
+    found = verdicts(study(own=own, yarn=lambda m: 2.0), retrieval)
+    assert found[1].found == (1.0, 0.25)
+    assert found[1].words.endswith("finds 100 % inside and 25 % beyond of the passkeys")
+
+
+def test_lengths_around_the_trained_length():
+    assert lengths_around(8192, 16384) == (512, 1024, 2048, 4096, 8192, 16384)
+    assert lengths_around(512, 600) == (256, 512, 600)
+    with pytest.raises(ValueError, match="beyond the trained length, 8192, got 4096"):
+        lengths_around(8192, 4096)
+    with pytest.raises(ValueError, match="None"):
+        lengths_around(None, 4096)
+
+
+def test_a_study_within_the_trained_length_has_no_verdict():
+    inside = study(own=own)
+    with pytest.raises(ValueError, match="beyond it"):
+        verdicts(Study(**{**{f: getattr(inside, f) for f in inside.__slots__}, "native": 4096}))
