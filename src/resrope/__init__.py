@@ -4,8 +4,9 @@ A RoPE method is a table of rotary_dim/2 frequencies and one attention factor. `
 makes the table; every other layer looks at it, trains with it or turns it into cos/sin.
 
 Importing this package needs the standard library only; ``resrope.rotary`` (torch),
-``resrope.analysis`` (numpy), ``resrope.posgen``, ``resrope.models``, ``resrope.export`` and the functions
-on whole models (``apply``, ``load``, ``save``, ``register``) load on first use.
+``resrope.analysis`` (numpy), ``resrope.posgen``, ``resrope.models``, ``resrope.export``,
+``resrope.longtext`` and the functions on whole models (``apply``, ``load``, ``save``, ``register``) load on
+first use.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ __all__ = [
     "methods",
 ]
 
-_LAYERS = ("analysis", "export", "models", "posgen", "rotary")
+_LAYERS = ("analysis", "export", "longtext", "models", "posgen", "rotary")
 # What works on whole models, by the module that holds it; these load torch and transformers.
 _ON_MODELS = {
     "apply": "resrope.models.apply",

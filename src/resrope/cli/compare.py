@@ -45,7 +45,7 @@ def compare(
 ) -> None:
     """Measure methods against the unchanged model, inside its trained length and beyond, and give a verdict.
 
-    Perplexity by length and by position of TEXT, which must reach TARGET, and passkeys hidden in half the
+    Perplexity by length and by position of the texts that reach TARGET, and passkeys hidden in half the
     trained length and in TARGET tokens. The method `own`, the model as it is, is always among them.
 
     Example: `resrope compare smollm2 --target 16384 --method yarn,resonance-yarn --text report.txt`
@@ -57,7 +57,7 @@ def compare(
     hidden = [] if depths == "none" else longtext.depths_of(depths)
     longtext.pictures_first()
     longtext.quiet_libraries()
-    encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, (2, target))
+    encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, reaching=target)
     from resrope.longtext.subject import open_subject
 
     longtext.tell(f"loading {model}")

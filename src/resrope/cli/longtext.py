@@ -169,21 +169,30 @@ def encoded(
     column: str | None,
     documents: int | None,
     seed: int,
-    lengths: tuple[int, ...] | None,
+    *,
+    lengths: tuple[int, ...] | None = None,
+    reaching: int | None = None,
 ) -> tuple[list[Encoded], Any]:
-    """The texts as tokens, long enough for ``lengths``, and the tokenizer that made them."""
-    from resrope.longtext.perplexity import check_reach, encode
+    """The texts as tokens, and the tokenizer that made them.
+
+    lengths: that they must be long enough for. reaching: leave out those with fewer tokens, before
+    ``documents`` of them are drawn.
+    """
+    from resrope.longtext.perplexity import check_reach, encode, long_enough
     from resrope.longtext.subject import tokenizer_of
     from resrope.longtext.texts import read_texts, sample
 
     if not sources:
         raise ValueError("--text must be given: a file, a folder or a data set")
     texts = read_texts(sources, column=column)
-    if documents is not None:
+    if documents is not None and reaching is None:
         texts = sample(texts, documents, seed)
     tell("reading texts")
     tokenizer = tokenizer_of(model)
     encoded = encode(tokenizer, texts)
+    if reaching is not None:
+        encoded = long_enough(encoded, reaching)
+        encoded = encoded if documents is None else sample(encoded, documents, seed)
     if lengths is not None:
         check_reach(encoded, lengths)
     return encoded, tokenizer

@@ -66,7 +66,7 @@ def perplexity(
     protocol = partial(Protocol, block=block, window=window, stride=stride, target=target, chunk=chunk)
     if given is not None:
         protocol(lengths=given)
-    encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, given)
+    encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, lengths=given)
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
     from resrope.models.extension import trained_length

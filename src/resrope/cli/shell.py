@@ -11,8 +11,10 @@ import typer
 from resrope import __version__
 from resrope.cli.compare import compare
 from resrope.cli.doctor import doctor
+from resrope.cli.evaluate import evaluate
 from resrope.cli.extend import extend
 from resrope.cli.inspect import inspect
+from resrope.cli.leval import leval
 from resrope.cli.passkey import passkey
 from resrope.cli.perplexity import perplexity
 from resrope.cli.posgen import posgen
@@ -35,6 +37,8 @@ app.command()(verify)
 app.command()(perplexity)
 app.command()(passkey)
 app.command()(compare)
+app.command()(evaluate)
+app.add_typer(leval)
 app.add_typer(posgen)
 
 

@@ -86,7 +86,15 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """No mask where attention is causal and nothing more, else that of sdpa (windows, chunked layers)."""
     from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-    if kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None:
+    plain = kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None
+    if plain and _no_keys_ahead(kwargs):
         return None
     made: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
     return made
+
+
+def _no_keys_ahead(kwargs: dict[str, Any]) -> bool:
+    """Whether the chunk's own keys are the last: a static cache has room for later ones."""
+    if "cache_position" in kwargs:  # transformers 4
+        return bool(kwargs["cache_position"][-1] + 1 == kwargs["kv_length"])
+    return bool(kwargs["q_offset"] + kwargs["q_length"] == kwargs["kv_length"])

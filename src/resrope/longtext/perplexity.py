@@ -99,11 +99,18 @@ def check_reach(texts: Sequence[Encoded], lengths: Sequence[int]) -> None:
         raise ValueError(
             f"{short.name} has {len(short.tokens)} tokens, fewer than the shortest length, {lengths[0]}"
         )
-    longest = max(texts, key=lambda e: len(e.tokens))
-    if len(longest.tokens) < lengths[-1]:
+    long_enough(texts, lengths[-1])
+
+
+def long_enough(texts: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    """Those with at least so many tokens. Raises ValueError where there is none."""
+    found = [e for e in texts if len(e.tokens) >= tokens]
+    if not found:
+        longest = max(texts, key=lambda e: len(e.tokens))
         raise ValueError(
-            f"no text has {lengths[-1]} tokens: the longest, {longest.name}, has {len(longest.tokens)}"
+            f"no text has {tokens} tokens: the longest, {longest.name}, has {len(longest.tokens)}"
         )
+    return found
 
 
 def usual_lengths(texts: Sequence[Encoded], native: int | None) -> list[int]:

@@ -79,12 +79,12 @@ def parquet_rows(file: Path, column: str | None) -> Iterator[Row]:
         raise ValueError(f"{file}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
-def extra(module: str, what: str) -> Any:
-    """A package of the extra ``eval``. Raises ImportError that says how to install it."""
+def extra(module: str, what: str, *, among: str = "longtext") -> Any:
+    """A package of the extra ``among``. Raises ImportError that says how to install it."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"{what} needs {module}: pip install 'resrope[eval]'") from error
+        raise ImportError(f"{what} needs {module}: pip install 'resrope[{among}]'") from error
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -6,12 +6,14 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from resrope.longtext import hub
 from resrope.longtext.rows import Row, column_of, decoded, json_rows, parquet_rows
 
 _PLAIN = (".txt", ".md")
 _LINES = (".jsonl", ".jsonl.zst", ".json.zst")
+_T = TypeVar("_T")
 SUFFIXES = (*_PLAIN, *_LINES, ".parquet")
 
 
@@ -54,7 +56,7 @@ def read_texts(sources: Sequence[str], *, column: str | None = None) -> list[Tex
     return found
 
 
-def sample(texts: Sequence[Text], count: int, seed: int) -> list[Text]:
+def sample(texts: Sequence[_T], count: int, seed: int) -> list[_T]:
     """``count`` of ``texts`` drawn without replacement, in their old order; the same for the same seed.
 
     Of local files that is a sample of all documents. A hub data set was read only as far as its ``rows``, so

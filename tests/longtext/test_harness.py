@@ -1,0 +1,296 @@
+import json
+import logging
+
+import pytest
+import torch
+
+from resrope.longtext.candidates import candidates
+from resrope.longtext.harness import Evaluation, _metrics, _Model, evaluate
+from resrope.longtext.leval import TASK_FOLDER
+from resrope.longtext.leval.prompts import shortened, system_prompt
+from resrope.longtext.leval.scoring import score
+from resrope.longtext.leval.suite import run_suite, wanted_tasks
+from resrope.longtext.subject import open_subject
+from resrope.models.apply import rope_of
+from resrope.models.extension import extension
+
+STORY = " ".join(f"w{n % 40}" for n in range(900))
+QUESTION = {
+    "coursera": ("Which? A. B. C.", ["AB", "C"]),
+    "gsm100": ("1 + 1?", ["2"]),
+    "quality": ("Why?", ["(B) so", "C"]),
+    "tpo": ("Who? A. he B. she", ["A", "D", "A"]),
+    "codeU": ("What is the final output?", ["2"]),
+    "sci_fi": ("Is it? Answer based on the world described in the document.", ["True [fact: False]"] * 2),
+}
+CHAT = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+)
+# Prompts of these tests are short of it by a few tokens only.
+LENGTH = 1024
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random llama that knows single words, and ends most answers within a few tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<unk>", "<s>", "</s>", "A", "B", "C", "D", "2", "True", "False", *(f"w{n}" for n in range(40))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("model")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=512,
+            initializer_range=1.0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subject(folder):
+    return open_subject(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """L-Eval's six files, with one document each."""
+    folder = tmp_path_factory.mktemp("leval")
+    for task, (question, outputs) in QUESTION.items():
+        row = {"input": STORY, "instructions": [question] * len(outputs), "outputs": outputs}
+        (folder / f"{task}.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_environment(monkeypatch):
+    """The harness asks pip for everything that is installed, for seconds, whenever it evaluates."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """(inv_freq, prompt ids) of every generation."""
+    seen = []
+    generate = _Model._model_generate
+
+    def watch(self, context, **kwargs):
+        seen.append((self.model.model.rotary_emb.inv_freq.clone(), context))
+        return generate(self, context, **{**kwargs, "max_length": context.shape[1] + 8})
+
+    monkeypatch.setattr(_Model, "_model_generate", watch)
+    return seen
+
+
+def one(found):
+    (only,) = found
+    return only
+
+
+def plain(tasks, metadata):
+    """The tasks as lm_eval itself loads them, with --include_path and --metadata."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
+    return manager.load(tasks)
+
+
+def test_the_method_that_is_asked_for_rotates(subject, data, watched):
+    methods = candidates(["own", "yarn", "resonance-ntk:factor=4"], {"factor": 2.0})
+    own = subject.model.model.rotary_emb.inv_freq.clone()
+    list(run_suite(subject, methods, ["gsm100"], folder=data, length=LENGTH))
+    rotated = [inv_freq for inv_freq, _ in watched]
+    assert len(rotated) == 3
+    for inv_freq, (name, factor) in zip(rotated[1:], [("yarn", 2.0), ("resonance-ntk", 4)], strict=True):
+        (table,) = extension(rope_of(subject.model), name, factor=factor).tables().values()
+        torch.testing.assert_close(inv_freq, torch.as_tensor(table.inv_freq, dtype=inv_freq.dtype))
+    torch.testing.assert_close(rotated[0], own)
+    torch.testing.assert_close(subject.model.model.rotary_emb.inv_freq, own)
+
+
+@pytest.mark.usefixtures("watched")
+def test_scores_are_those_of_what_the_model_said(subject, data):
+    metadata = {"leval_data": str(data)}
+    found = one(evaluate(subject, candidates([]), ["leval"], length=2048, batch_size=4, metadata=metadata))
+    each = {task: found.scores[f"leval_{task}"]["leval_score"] for task in QUESTION}
+    for task, (_, outputs) in QUESTION.items():
+        said = [sample["resps"][0][0] for sample in found.samples[f"leval_{task}"]]
+        if task == "sci_fi":
+            said = [f"{a} [fact: {b}]" for a, b in zip(said[::2], said[1::2], strict=True)]
+        assert each[task] == score(task, said, outputs)
+    assert found.scores["leval"]["leval_score"] == pytest.approx(sum(each.values()) / 6)
+
+
+def evaluations(monkeypatch, scores):
+    """run_suite with a harness that finds ``scores``; what it was asked for."""
+    asked = {}
+
+    def found(subject, methods, tasks, **options):
+        asked.update(options, tasks=tasks)
+        return [Evaluation(method="own", scores=scores, samples={}, seconds=1.0)]
+
+    monkeypatch.setattr("resrope.longtext.leval.suite.evaluate", found)
+    return asked
+
+
+def test_the_mean_is_that_of_all_six(monkeypatch):
+    asked = evaluations(
+        monkeypatch, {f"leval_{task}": {"leval_score": 10.0 * n} for n, task in enumerate(QUESTION)}
+    )
+    suite = one(run_suite(None, [], list(QUESTION), folder=None, length=4096, limit=3))
+    assert suite.scores == {task: 10.0 * n for n, task in enumerate(QUESTION)}
+    assert suite.mean == 25.0
+    assert (asked["length"], asked["max_length"], asked["limit"]) == (4096, 4096 + 1024, 3)
+    assert one(run_suite(None, [], ["tpo", "codeU"], folder=None, length=4096)).mean is None
+
+
+def test_likelihoods_are_in_percent_too(monkeypatch):
+    names = [f"leval_{task}_loglikelihood" for task in ("coursera", "quality", "tpo")]
+    asked = evaluations(monkeypatch, {name: {"acc": 0.25 * n} for n, name in enumerate(names)})
+    tasks = wanted_tasks([], None, loglikelihood=True)
+    suite = one(run_suite(None, [], tasks, folder=None, length=4096, loglikelihood=True))
+    assert suite.scores == {"coursera": 0.0, "quality": 25.0, "tpo": 50.0}
+    assert suite.mean == 25.0
+    assert asked["tasks"] == names
+
+
+def test_the_model_reads_the_whole_prompt(subject, data, watched):
+    suite = run_suite(subject, candidates([]), ["tpo"], folder=data, length=LENGTH, limit=1)
+    assert one(suite).mean is None
+    words = subject.tokenizer.convert_ids_to_tokens(watched[0][1][0])
+    cut = shortened("tpo", STORY, LENGTH - 512, lambda text: len(text.split()))
+    assert len(words) == len((system_prompt("tpo") + cut).split()) + 22
+    assert [w for w in words if w.startswith("w")] == cut.split()
+
+
+def test_a_template_without_system_turns_gets_the_system_prompt_all_the_same(subject, data, watched):
+    run = run_suite(
+        subject, candidates([]), ["gsm100"], folder=data, length=LENGTH, apply_chat_template=True, limit=1
+    )
+    one(run)
+    text = subject.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert text == "<user>x<assistant>"
+    system = len(system_prompt("gsm100").split())
+    assert len(watched[0][1][0]) == system + 512 + 3
+
+
+def test_likelihoods_of_the_letters(subject, data):
+    found = one(
+        evaluate(
+            subject,
+            candidates([]),
+            ["leval_loglikelihood"],
+            length=2048,
+            metadata={"leval_data": str(data)},
+        )
+    )
+    accuracy = {
+        task: found.scores[f"leval_{task}_loglikelihood"]["acc"] for task in ("coursera", "quality", "tpo")
+    }
+    assert len(found.samples["leval_coursera_loglikelihood"]) == 1  # of AB and C, only C
+    assert found.scores["leval_loglikelihood"]["acc"] == pytest.approx(sum(accuracy.values()) / 3)
+    (sample,) = found.samples["leval_coursera_loglikelihood"]
+    context = sample["arguments"][0][0]
+    ids = subject.tokenizer(context, return_tensors="pt").input_ids
+    letters = subject.tokenizer.convert_tokens_to_ids(["A", "B", "C", "D"])
+    with torch.no_grad():
+        logits = subject.model(ids).logits[0, -1].log_softmax(-1)[letters]
+    assert [float(answer[0][0]) for answer in sample["resps"]] == pytest.approx(logits.tolist(), abs=1e-4)
+    assert accuracy["coursera"] == float(logits.argmax() == 2)
+
+
+def test_lm_eval_itself_loads_the_tasks(folder, data, monkeypatch):
+    monkeypatch.setenv("LEVAL_DATA", str(data))
+    loaded = plain(["leval", "leval_tpo_loglikelihood"], {"pretrained": str(folder), "max_length": 2048})
+    assert set(loaded["tasks"]) == {f"leval_{task}" for task in QUESTION} | {"leval_tpo_loglikelihood"}
+    task = loaded["tasks"]["leval_tpo"]
+    assert len(task.test_docs()) == 3
+    assert task.config.generation_kwargs == {"do_sample": False, "max_gen_toks": 512, "until": []}
+    context = task.fewshot_context(task.test_docs()[0], 0)
+    assert context.startswith(system_prompt("tpo") + "Document is as follows. w0 w1")
+    assert context.endswith("explanation \nAnswer:")
+    world = loaded["tasks"]["leval_sci_fi"].test_docs()[1]
+    assert loaded["tasks"]["leval_sci_fi"].fewshot_context(world, 0) == world["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "--metadata must tell leval_length, in tokens, or --model_args max_length"),
+        ({"leval_length": 2048, "max_length": 2048}, "max_length must be at least leval_length"),
+        ({"leval_length": 2048, "pretrained": None}, "name a tokenizer"),
+    ],
+)
+def test_what_lm_eval_was_not_told_is_named(folder, data, metadata, message):
+    with pytest.raises(ValueError, match=message):
+        plain(["leval_tpo"], {"pretrained": str(folder), "leval_data": str(data), **metadata})
+
+
+def test_a_prompt_that_does_not_fit_is_an_error(subject, data, watched):
+    before = logging.getLogger("lm_eval").level
+    metadata = {"leval_data": str(data)}
+    with pytest.raises(ValueError, match=r"a prompt has \d+ tokens, of a length of 600 only 88 are left"):
+        # The task believes in a larger window than the model has.
+        one(
+            evaluate(
+                subject, candidates([]), ["leval_tpo"], length=600, metadata={**metadata, "max_length": 2048}
+            )
+        )
+    assert not watched
+    assert logging.getLogger("lm_eval").level == before
+
+
+def test_letters_after_a_prompt_that_does_not_fit_are_an_error(subject, data):
+    metadata = {"leval_data": str(data), "max_length": 2048}
+    with pytest.raises(ValueError, match="of a length of 100 only 101 are left"):
+        one(evaluate(subject, candidates([]), ["leval_tpo_loglikelihood"], length=100, metadata=metadata))
+
+
+def test_metrics_are_what_was_measured():
+    row = {"alias": "x", "acc,none": 1, "acc_stderr,none": 0.1, "f1_stderr,none": "N/A", "em,strict": -1.0}
+    assert _metrics({**row, "4096,none": -1, "8192,none": 0.5}) == {
+        "acc": 1.0,
+        "em,strict": -1.0,
+        "8192": 0.5,
+    }
+
+
+def test_a_task_that_cannot_load_is_an_error(subject, tmp_path):
+    (tmp_path / "broken.yaml").write_text(
+        "task: broken\noutput_type: generate_until\ntest_split: test\ncustom_dataset: !function hook.fails\n"
+    )
+    (tmp_path / "hook.py").write_text("def fails(**_):\n    raise RuntimeError('no\\nnetwork')\n")
+    with pytest.raises(ValueError, match="the harness cannot load broken: RuntimeError: no network"):
+        one(evaluate(subject, candidates([]), ["broken"], length=512, include_path=tmp_path))
+
+
+def test_a_tokenizer_without_a_chat_template_is_an_error(subject, data, monkeypatch):
+    monkeypatch.setattr(subject.tokenizer, "chat_template", None)
+    with pytest.raises(ValueError, match="its tokenizer has no chat template to apply"):
+        one(evaluate(subject, candidates([]), ["leval_tpo"], length=512, apply_chat_template=True))
+
+
+def test_the_suite_is_what_the_folder_holds(tmp_path, data):
+    assert wanted_tasks([], data) == list(QUESTION)
+    assert wanted_tasks(["toefl", "tpo", "gsm"], None) == ["tpo", "gsm100"]
+    (tmp_path / "tpo.jsonl").touch()
+    assert wanted_tasks([], tmp_path) == ["tpo"]
+    (tmp_path / "tpo.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"must be a folder with coursera\.jsonl"):
+        wanted_tasks([], tmp_path)
+    with pytest.raises(ValueError, match="options to choose from are coursera, quality, tpo, got codeU"):
+        wanted_tasks(["tpo", "codeU"], None, loglikelihood=True)
