@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resrope.cli import longtext
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from resrope.longtext.candidates import Candidate
     from resrope.longtext.comparison import Comparison
-    from resrope.longtext.perplexity import Encoded
-    from resrope.longtext.retrieval import Retrieval
+    from resrope.longtext.retrieval import Plan, Retrieval
     from resrope.longtext.subject import Subject
 
 
@@ -31,6 +28,10 @@ def compare(
         str, typer.Option(help="Where passkeys are hidden, 0 to 1, with commas; none: leave them out.")
     ] = "0.1,0.5,0.9",
     trials: Annotated[int, typer.Option(help="Passkeys at every depth.")] = 1,
+    leval: Annotated[
+        Path | None, typer.Option(help="A folder with L-Eval's files, to ask its questions too.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of them, so many per task.")] = None,
     column: longtext.Column = None,
     documents: longtext.Documents = None,
     seed: longtext.Seed = 0,
@@ -58,50 +59,35 @@ def compare(
     longtext.pictures_first()
     longtext.quiet_libraries()
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, reaching=target)
-    from resrope.longtext.subject import open_subject
-
-    longtext.tell(f"loading {model}")
-    subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
-    found = _compared(subject, asked, encoded, target, hidden, trials, chunk, out)
-    _report(found, out, json_output)
-
-
-def _compared(
-    subject: Subject,
-    asked: list[Candidate],
-    encoded: list[Encoded],
-    target: int,
-    depths: Sequence[float],
-    trials: int,
-    chunk: int,
-    out: Path,
-) -> Comparison:
     from resrope.longtext.compare import lengths_around, verdicts
     from resrope.longtext.comparison import Comparison
     from resrope.longtext.perplexity import Protocol
+    from resrope.longtext.retrieval import Plan
+    from resrope.longtext.subject import open_subject
     from resrope.models.extension import trained_length
 
-    native = trained_length(subject.rope)
-    lengths = lengths_around(native, target)
+    wanted = [] if leval is None else _tasks_in(leval)
+    longtext.tell(f"loading {model}")
+    subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
+    lengths = lengths_around(trained_length(subject.rope), target)
     protocol = Protocol(lengths=lengths, block=max(2, lengths[-2] // 8), target=target, chunk=chunk)
+    keys = Plan(lengths=(lengths[-2] // 2, target), depths=hidden, trials=trials) if hidden else None
     study = longtext.studied(subject, asked, encoded, protocol, out)
-    hidden_in = (lengths[-2] // 2, target)
-    retrieval = _retrieved(subject, asked, hidden_in, depths, trials, out) if depths else None
-    return Comparison(study=study, retrieval=retrieval, tasks={}, verdicts=verdicts(study, retrieval))
+    retrieval = None if keys is None else _retrieved(subject, asked, keys, out)
+    tasks = _scored(subject, asked, wanted, leval, target, limit) if wanted else {}
+    found = Comparison(study=study, retrieval=retrieval, tasks=tasks, verdicts=verdicts(study, retrieval))
+    _report(found, out, json_output)
 
 
 def _retrieved(
     subject: Subject,
     asked: list[Candidate],
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    trials: int,
+    plan: Plan,
     out: Path,
 ) -> Retrieval:
     from resrope.longtext.passkey import encoder
-    from resrope.longtext.retrieval import Answers, Plan, measure
+    from resrope.longtext.retrieval import Answers, measure
 
-    plan = Plan(lengths=lengths, depths=depths, trials=trials)
     with longtext.bar("tokens") as progress:
         task = progress.add_task("passkeys", total=plan.tokens * len(asked))
         return measure(
@@ -114,7 +100,28 @@ def _retrieved(
         )
 
 
-def _report(found: Any, out: Path, json_output: bool) -> None:
+def _tasks_in(folder: Path) -> list[str]:
+    from resrope.longtext.leval.suite import wanted_tasks
+
+    return wanted_tasks([], folder)
+
+
+def _scored(
+    subject: Subject,
+    asked: list[Candidate],
+    tasks: list[str],
+    folder: Path | None,
+    length: int,
+    limit: int | None,
+) -> dict[str, dict[str, float]]:
+    """L-Eval's scores in percent, by method and task."""
+    from resrope.longtext.leval.suite import run_suite
+
+    found = run_suite(subject, asked, tasks, folder=folder, length=length, limit=limit)
+    return {one.method: one.scores for one in found}
+
+
+def _report(found: Comparison, out: Path, json_output: bool) -> None:
     from resrope.cli.output import console, print_grid, print_json
     from resrope.longtext.compare import conclusion
 

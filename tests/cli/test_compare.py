@@ -1,0 +1,73 @@
+import json
+import random
+import string
+
+import pytest
+
+from resrope.cli import main
+
+
+@pytest.fixture(autouse=True)
+def texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    for name, size in (("short", 700), ("long", 1100), ("longer", 1300)):
+        (tmp_path / f"{name}.txt").write_text("".join(draw.choices(string.ascii_lowercase, k=size)))
+
+
+@pytest.fixture
+def call(capsys, letters):
+    def run(arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(["compare", str(letters), *arguments.split()])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+def test_every_method_is_set_against_the_unchanged_model(call):
+    code, out, err = call("--target 1024 --text . --method yarn,resonance-yarn --depths none --json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found["methods"]) == ["own", "yarn", "resonance-yarn"]
+    assert found["perplexity"]["lengths"] == [256, 512, 1024]
+    assert sorted(found["perplexity"]["texts"]) == ["long.txt", "longer.txt"]  # short.txt does not reach
+    own, yarn = (found["perplexity"]["methods"][k]["by_length"]["512"] for k in ("own", "yarn"))
+    told = found["methods"]["yarn"]
+    assert told["short"]["512"]["ratio"] == pytest.approx(yarn / own)
+    assert found["methods"]["own"]["short"]["512"]["ratio"] == 1.0
+    assert "perplexity beyond" in told["verdict"] or "perplexity ×" in told["verdict"]
+    assert found["conclusion"]
+    assert found["passkey"] is None
+
+
+def test_table_and_page(call, tmp_path):
+    code, out, err = call("--target 1024 --text long.txt --depths none --out made")
+    assert code == 0, err
+    assert "Verdicts" in out
+    assert "What it costs on short texts" in out
+    page = (tmp_path / "made" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "is it worth it?" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--target 512 --text .", "target must lie beyond the trained length, 512, got 512"),
+        ("--target 4096 --text .", "no text has 4096 tokens"),
+        ("--target 1024", "--text must be given"),
+        ("--target 1024 --text . --depths 0.5,x", "--depths takes numbers"),
+        ("--target 1024 --text . --depths 2", "depths must be from 0 to 1"),
+        ("--target 1024 --text . --documents 5", "from 1 to the 2"),
+        ("--target 1024 --text . --leval .", "must be a folder with coursera.jsonl"),
+        ("--text .", "--target"),
+    ],
+)
+def test_mistakes(call, arguments, words):
+    code, out, err = call(arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
