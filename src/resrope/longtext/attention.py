@@ -69,6 +69,9 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface; whatever needs a mask goes to its own sdpa."""
+    asked = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if asked:
+        raise ValueError(f"attention with {', '.join(asked)} needs --attn eager")
     if attention_mask is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -76,9 +79,6 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return done
-    asked = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if asked:
-        raise ValueError(f"attention with {', '.join(asked)} needs --attn eager")
     return chunk_attention(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 

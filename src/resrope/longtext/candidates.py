@@ -42,7 +42,9 @@ def candidates(
 
 
 def _candidate(label: str, shared: dict[str, Any], replace_scaling: bool) -> Candidate:
-    name, _, pairs = label.partition(":")
+    name, colon, pairs = label.partition(":")
+    if colon and not pairs:
+        raise ValueError(f"a method's parameters stand behind its colon as name=number, got {label!r}")
     if name != OWN and name not in methods():
         raise ValueError(f"method must be among {OWN}, {', '.join(methods())}, got {name!r}")
     own = dict(_assignment(label, pair) for pair in pairs.split(",") if pair)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resrope.longtext.cache import reserve
+
 CHUNK = 512
 # Rows of logits whose softmax is taken at a time; more need a second copy of them all.
 ROWS = 64
@@ -35,10 +37,17 @@ def token_losses(
     only keys and values grow with n. Equal to the losses of one forward over all tokens up to rounding.
     Raises ValueError when a loss is not a number.
     """
-    ids = torch.tensor(tokens)
+    ids, reader = torch.tensor(tokens), _Reader(model, len(tokens))
     losses = [torch.empty(0)]
-    for start, states in _chunks(model, ids[:-1], chunk, needed=first - 1, progress=progress):
-        losses.append(_losses(states, ids[start + 1 : start + 1 + len(states)]))
+    for start in range(0, len(ids) - 1, chunk):
+        part = ids[start : min(start + chunk, len(ids) - 1)]
+        end = start + len(part)
+        keep = min(len(part), end - (first - 1))
+        logits = reader(part, max(keep, 1))
+        if keep > 0:
+            losses.append(_losses(logits, ids[end - keep + 1 : end + 1]))
+        del logits  # or they would stay until the next chunk's are there
+        progress(len(part))
     found: Losses = torch.cat(losses).numpy()
     if not np.isfinite(found).all():
         where = first + int(np.flatnonzero(~np.isfinite(found))[0])
@@ -60,7 +69,7 @@ def continuation(
     Returns at most ``count`` token ids, the one of ``stop`` not among them.
     """
     made: list[int] = []
-    reader = _Reader(model)
+    reader = _Reader(model, len(tokens) + count)
     last = [reader(torch.tensor(part), 1) for part in _split(tokens, chunk, progress)][-1]
     while len(made) < count:
         token = int(last[-1].argmax())
@@ -78,25 +87,12 @@ def _split(tokens: Sequence[int], chunk: int, progress: Progress) -> Iterator[Se
         progress(len(tokens[start : start + chunk]))
 
 
-def _chunks(
-    model: nn.Module, ids: Tensor, chunk: int, *, needed: int, progress: Progress
-) -> Iterator[tuple[int, Tensor]]:
-    """(position, logits [at most chunk, vocabulary]) of all positions from ``needed`` on."""
-    reader = _Reader(model)
-    for start in range(0, len(ids), chunk):
-        part = ids[start : start + chunk]
-        keep = min(len(part), start + len(part) - needed)
-        logits = reader(part, max(keep, 1))
-        if keep > 0:
-            yield start + len(part) - keep, logits
-        progress(len(part))
-
-
 class _Reader:
-    """A model that reads a text part by part; the model itself chooses the kind of cache."""
+    """A model that reads a text of ``length`` tokens part by part; it chooses the kind of cache itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, length: int) -> None:
         self._model: Any = model
+        self._length = length
         self._cache: Any = None
 
     @torch.inference_mode()
@@ -104,6 +100,8 @@ class _Reader:
         """Logits [keep, vocabulary] of the last ``keep`` positions of ``part``, token ids [any]."""
         ids = part[None].to(self._model.device)
         out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        if self._cache is None:
+            reserve(out.past_key_values, self._length)
         self._cache = out.past_key_values
         logits: Tensor = out.logits[0, -keep:]
         return logits

@@ -13,6 +13,8 @@ import torch
 from resrope.longtext import attention
 from resrope.longtext.forward import ROWS
 
+# What allocators hold beside what is in use.
+_HOLES = 1.1
 # Lengths that are suggested are multiples of this.
 _STEP = 512
 # Files of a control group: its limit, its use, and the field of memory.stat with the pages it could drop.
@@ -37,13 +39,17 @@ def available(device: torch.device) -> int:
     return _main_memory()
 
 
-def check_fits(model: Any, length: int, *, chunk: int) -> None:
+def check_fits(model: Any, length: int, *, chunk: int, kept_rows: int | None = None) -> None:
     """Raise ValueError, with the length that would fit, when ``length`` tokens do not fit into memory."""
     appetite, free = _appetite(model), available(model.device)
-    wanted = appetite.bytes(length, chunk)
+
+    def wants(tokens: int) -> int:
+        return appetite.bytes(tokens, chunk, kept_rows)
+
+    wanted = wants(length)
     if wanted <= free:
         return
-    best = _STEP * bisect_right(range(_STEP, length, _STEP), free, key=lambda n: appetite.bytes(n, chunk))
+    best = _STEP * bisect_right(range(_STEP, length, _STEP), free, key=wants)
     raise ValueError(
         f"{length} tokens need about {_gib(wanted)} beside the model's weights, {_gib(free)} are free: "
         f"{best or f'fewer than {_STEP}'} tokens would fit (or a smaller --chunk"
@@ -53,16 +59,19 @@ def check_fits(model: Any, length: int, *, chunk: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layer:
-    """What a layer keeps of a token: bytes of its keys, bytes of its values, in so many heads.
+    """What a layer keeps of a token: bytes of its keys, bytes of its values.
 
-    window: tokens that its attention sees, None for all. padded: bytes of a token's values once they are as
-    wide as its keys, which one kernel wants; 0 where they are.
+    heads, head_dim: of the keys that attention sees. window: tokens that it sees, None for all. expanded:
+    bytes of a token's keys and values made from a latent (MLA), 0 elsewhere. padded: bytes of its values once
+    they are as wide as its keys, which one kernel wants; 0 where they are.
     """
 
     keys: int
     values: int
     heads: int
+    head_dim: int
     window: int | None
+    expanded: int
     padded: int
 
     def tokens(self, length: int, chunk: int) -> int:
@@ -88,27 +97,25 @@ class _Appetite:
         rows = chunk if rows is None else min(rows, chunk)
         held = [(layer, layer.tokens(length, chunk)) for layer in self.layers]
         cache = sum(n * (layer.keys + layer.values) for layer, n in held)
-        growth = max(n * max(layer.keys, layer.values) for layer, n in held)  # torch.cat: the old and the new
         attending = max(self._attending(layer, n, chunk) for layer, n in held)
         # Residual, normalised, queries, keys, values before and after rotation, output.
         states = 8 * chunk * self.width * self.itemsize
         feeding = 3 * chunk * self.intermediate * self.itemsize  # gate, up and their product
         logits = rows * self.vocabulary * self.itemsize
         losses = 2 * min(rows, ROWS) * self.vocabulary * torch.float32.itemsize
-        # The logits of one chunk are let go when those of the next are there.
-        return cache + logits + max(states + max(growth, attending, feeding), logits, losses)
+        return round(_HOLES * (cache + max(states + max(attending, feeding), logits + losses)))
 
     def _attending(self, layer: _Layer, tokens: int, chunk: int) -> int:
         """Bytes of one layer's attention: what the implementation makes beside its inputs and output."""
         masked = self.attn in ("eager", "sdpa") or (self.attn == attention.NAME and layer.window is not None)
         if not masked:
-            return tokens * layer.padded
+            return tokens * (layer.expanded + layer.padded)
         group = self.heads // layer.heads
         repeated = tokens * (layer.keys + layer.values) * group if group > 1 else 0
         mask = chunk * tokens * (torch.bool.itemsize + self.itemsize)  # as made, as added to the scores
         # The softmax is in float32 and beside its input.
         scores = 2 * self.heads * chunk * tokens * torch.float32.itemsize if self.attn == "eager" else 0
-        return repeated + mask + scores
+        return tokens * layer.expanded + repeated + mask + scores
 
 
 @torch.inference_mode()
@@ -117,11 +124,10 @@ def _appetite(model: Any) -> _Appetite:
     probe = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     kept = model(input_ids=probe, use_cache=True, logits_to_keep=1).past_key_values.layers
     text = model.config.get_text_config()
-    layers = [_layer(one) for one in kept if getattr(one, "keys", None) is not None]
-    head_dim = max(one.keys // one.heads for one in layers) // model.dtype.itemsize
+    layers = tuple(_layer(one, text) for one in kept if getattr(one, "keys", None) is not None)
     return _Appetite(
-        layers=tuple(layers),
-        width=max(text.hidden_size, text.num_attention_heads * head_dim),
+        layers=layers,
+        width=max(text.hidden_size, text.num_attention_heads * max(one.head_dim for one in layers)),
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         heads=text.num_attention_heads,
@@ -130,15 +136,24 @@ def _appetite(model: Any) -> _Appetite:
     )
 
 
-def _layer(kept: Any) -> _Layer:
+def _layer(kept: Any, text: Any) -> _Layer:
     """A layer of a transformers cache that has read something; keys, values: [1, heads, tokens, head_dim]."""
-    keys, values = (t.shape[1] * t.shape[3] * t.element_size() for t in (kept.keys, kept.values))
+    (_, heads, _, head_dim), (_, _, _, value_dim) = kept.keys.shape, kept.values.shape
+    size, expanded = kept.keys.element_size(), 0
+    keys, values = heads * head_dim * size, kept.values.shape[1] * value_dim * size
+    if getattr(text, "kv_lora_rank", None) and heads < text.num_attention_heads:
+        heads, value_dim = text.num_attention_heads, text.v_head_dim
+        head_dim = text.qk_nope_head_dim + text.qk_rope_head_dim
+        # The projection, and the keys put together from its half and the rotated part.
+        expanded = heads * size * (text.qk_nope_head_dim + value_dim + head_dim)
     return _Layer(
         keys=keys,
         values=values,
-        heads=kept.keys.shape[1],
+        heads=heads,
+        head_dim=head_dim,
         window=kept.sliding_window if kept.is_sliding else None,
-        padded=keys if values < keys else 0,
+        expanded=expanded,
+        padded=heads * head_dim * size if value_dim < head_dim else 0,
     )
 
 
@@ -150,7 +165,7 @@ def _main_memory(root: Path = Path("/")) -> int:
 
         return int(psutil.virtual_memory().available)
     fields = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
-    return min(int(fields["MemAvailable"].split()[0]) * 1024, *_left_by_cgroups(root))
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *_left_by_cgroups(root)])
 
 
 def _left_by_cgroups(root: Path) -> Iterator[int]:

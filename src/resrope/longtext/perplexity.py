@@ -44,6 +44,9 @@ class Protocol:
         for length in self.lengths:
             check.integer("every length", length, 2, "tokens; the first has no loss")
         check.integer("chunk", self.chunk, 1, "tokens read at a time")
+        blocks(self.longest, self.block)
+        if self.target is not None:
+            check.integer("target", self.target, 1, "tokens the methods are made for")
         if (self.window is None) != (self.stride is None):
             raise ValueError("window and stride must be given together")
         if self.window is not None and self.stride is not None:
@@ -180,7 +183,7 @@ def measure(
                 continue
             losses, made = reading(candidate.label, one.tables, text, reach)
             by_length |= {n: losses[: n - 1] for n in one.lengths if n <= reach}
-            seconds, commits = seconds + made["seconds"], commits | {str(made["commit"])}
+            seconds, commits = seconds + made["seconds"], commits | {made["commit"] or "unknown"}
         lengths.append([by_length.get(n, _NONE) for n in protocol.lengths])
         cells.append([_in_block(by_length, block) for block in protocol.blocks])
     return Measured(

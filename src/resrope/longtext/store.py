@@ -49,8 +49,11 @@ class Store:
 
     def made(self, key: str) -> dict[str, Any]:
         """How the losses under ``key`` were made."""
-        record: dict[str, Any] = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-        return record
+        path = self.folder / f"{key}.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged; remove it and run again: {error}") from None
 
 
 def key_of(

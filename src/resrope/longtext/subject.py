@@ -29,7 +29,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
     """A loaded model and its tokenizer. name: as it was asked for. identity: a hash that other weights,
-    another dtype or another attention change."""
+    another dtype, attention or kind of device change."""
 
     name: str
     model: Any
@@ -79,7 +79,7 @@ def open_subject(
         model=model.eval(),
         tokenizer=tokenizer_of(path) if tokenizer is None else tokenizer,
         rope=rope_of(model),
-        identity=_hash(_weights(path), str(kind), str(used)),
+        identity=_hash(_weights(path), str(kind), str(used), *_elsewhere(place)),
     )
 
 
@@ -142,6 +142,11 @@ def _fingerprint(file: Path) -> str:
         while block := data.read(1 << 20):
             digest.update(block)
     return f"{size} {digest.hexdigest()}"
+
+
+def _elsewhere(device: torch.device) -> list[str]:
+    """The kind of a device that rounds otherwise than a CPU."""
+    return [] if device.type == "cpu" else [device.type]
 
 
 def _hash(*parts: str) -> str:

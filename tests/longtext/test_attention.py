@@ -1,0 +1,79 @@
+import pytest
+import torch
+from transformers import AttentionInterface
+
+from resrope.longtext.attention import NAME, chunk_attention, register
+
+
+def softmax_attention(query, key, value, scale):
+    """softmax(QKᵀ·scale)V in float64, one head and one query at a time."""
+    heads, chunk = query.shape[1], query.shape[2]
+    group, past = heads // key.shape[1], key.shape[2] - chunk
+    out = torch.zeros(*query.shape[:3], value.shape[-1], dtype=torch.float64)
+    for batch in range(query.shape[0]):
+        for head in range(heads):
+            for i in range(chunk):
+                seen_keys = key[batch, head // group, : past + i + 1].double()
+                weights = torch.softmax(seen_keys @ query[batch, head, i].double() * scale, 0)
+                out[batch, head, i] = weights @ value[batch, head // group, : past + i + 1].double()
+    return out
+
+
+def states(heads, shared, chunk, past, dim=16, value_dim=16, batch=1, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(heads + chunk + past)
+    shapes = [(heads, chunk, dim), (shared, past + chunk, dim), (shared, past + chunk, value_dim)]
+    return [(2 * torch.randn(batch, *shape, generator=draw)).to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 4), (6, 2), (4, 1)])
+@pytest.mark.parametrize(("chunk", "past"), [(1, 0), (7, 0), (1, 9), (5, 1), (7, 40), (40, 7)])
+def test_it_is_softmax_attention(heads, shared, chunk, past):
+    query, key, value = states(heads, shared, chunk, past)
+    made = chunk_attention(query, key, value)
+    assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.25), atol=2e-6)
+
+
+@pytest.mark.parametrize("past", [0, 11])
+def test_values_narrower_than_keys_a_scale_and_a_batch(past):
+    query, key, value = states(4, 2, 6, past, dim=24, value_dim=8, batch=2)
+    made = chunk_attention(query, key, value, 0.7)
+    assert made.shape == (2, 4, 6, 8)
+    assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.7), atol=2e-6)
+
+
+def test_bfloat16():
+    query, key, value = states(6, 2, 33, 100, dtype=torch.bfloat16)
+    made = chunk_attention(query, key, value)
+    assert made.dtype == torch.bfloat16
+    assert (made.double() - softmax_attention(query, key, value, 0.25)).abs().max() < 0.03
+
+
+def test_a_past_that_outweighs_the_chunk_and_one_that_does_not_count():
+    query, key, value = states(2, 2, 3, 5)
+    for factor in (100.0, 0.0):
+        key[:, :, :5] = factor * key[:, :, :5]
+        made = chunk_attention(query, key, value)
+        assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.25), atol=2e-6)
+
+
+def interface():
+    return AttentionInterface()[register()]
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux"])
+def test_what_it_cannot_do_is_refused(name):
+    query, key, value = states(2, 2, 3, 5)
+    with pytest.raises(ValueError, match=f"attention with {name} needs --attn eager"):
+        interface()(torch.nn.Module(), query, key, value, None, **{name: torch.ones(2)})
+
+
+def test_a_mask_goes_to_sdpa():
+    query, key, value = states(4, 2, 3, 5)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    mask = torch.ones(3, 8, dtype=torch.bool).tril(5)
+    masked, _ = interface()(module, query, key, value, mask[None, None], scaling=0.25)
+    plain, _ = interface()(module, query, key, value, None, scaling=0.25)
+    assert NAME == "resrope_chunked"
+    assert masked.shape == plain.shape == (1, 3, 4, 16)
+    assert torch.allclose(masked, plain, atol=2e-6)
