@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-LENGTHS = {8192: 3, 16384: 3}  # the longest length of a doubling curve from 512 -> rounds
-WINDOW, STRIDE, WINDOWED, WINDOW_ROUNDS = 2048, 512, 8192, 3
+LENGTHS = {8192: 3, 16384: 2}  # the longest length of a doubling curve from 512 -> rounds
+WINDOW, STRIDE, WINDOWED, WINDOW_ROUNDS = 2048, 512, 8192, 2
 _MIB = 1 << 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 _RESONANCE = "resonance-"
@@ -17,24 +18,32 @@ METHOD_TITLES = {
     "longrope": "LongRoPE",
     "proportional": "Proportional",
 }
-_COLOURS = {"rope": "#d1495b", "yarn": "#31688e", "linear": "#edae49", "ntk": "#66a182"}
+_COLOURS = {"own": "#111111", "rope": "#d1495b", "yarn": "#31688e", "linear": "#edae49", "ntk": "#66a182"}
 _COLOURS |= {"dynamic-ntk": "#8d6a9f", "llama3": "#7f7f7f", "abf": "#a0522d", "longrope": "#17a2a2"}
 
 
-def title(name: str) -> str:
-    """A method's name as the papers write it; any other name as it is."""
+def title(label: str) -> str:
+    """A method's name as the papers write it, its parameters behind it; any other name as it is."""
+    name, colon, parameters = label.partition(":")
     plain = name.removeprefix(_RESONANCE)
-    return ("Resonance " if plain != name else "") + METHOD_TITLES.get(plain, plain)
+    words = ("Resonance " if plain != name else "") + METHOD_TITLES.get(plain, plain)
+    return f"{words} ({parameters})" if colon else words
 
 
-def style(name: str) -> dict[str, Any]:
-    """How a method's line is drawn: a colour per scaling, solid with Resonance, dashed without."""
+def style(label: str) -> dict[str, Any]:
+    """How a method's line is drawn: a colour per scaling, solid with Resonance, dashed without.
+
+    Methods with parameters of their own, ``yarn:factor=8``, get a shade by their parameters.
+    """
+    name, _, parameters = label.partition(":")
     plain = name.removeprefix(_RESONANCE)
+    shade = zlib.crc32(parameters.encode()) % 100 / 100 if parameters else 1.0
     return {
         "color": _COLOURS.get(plain, "#444444"),
         "linestyle": "-" if name != plain else "--",
-        "label": title(name),
+        "label": title(label),
         "linewidth": 1.6,
+        "alpha": 0.35 + 0.65 * shade,
     }
 
 

@@ -56,13 +56,14 @@ def test_table_and_page(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--target 512 --text .", "target must lie beyond the trained length, 512, got 512"),
+        ("--target 512 --text .", "target must lie beyond the 512 tokens that the model serves, got 512"),
         ("--target 4096 --text .", "no text has 4096 tokens"),
         ("--target 1024", "--text must be given"),
-        ("--target 1024 --text . --depths 0.5,x", "--depths takes numbers"),
-        ("--target 1024 --text . --depths 2", "depths must be from 0 to 1"),
+        ("--target 1024 --text . --depths 0.5,x", "--depths takes how many"),
+        ("--target 1024 --text . --depths 2.5", "depths must be from 0 to 1"),
         ("--target 1024 --text . --documents 5", "from 1 to the 2"),
         ("--target 1024 --text . --leval .", "must be a folder with coursera.jsonl"),
+        ("--target 1024 --text . --method own", "got own alone"),
         ("--text .", "--target"),
     ],
 )

@@ -68,9 +68,8 @@ def test_the_same_method_with_other_parameters_is_another():
 
 def test_own_is_the_table_of_the_config():
     done = placed(one("own"), rope(), 1024)
-    assert done.length == 1024
+    assert done.length == 256
     assert only(tables_at(done, 1024)) == only(tables_at(done, 10)) == table()
-    assert placed(one("own"), rope(), 16).length == 256
 
 
 def test_the_target_makes_the_factor():

@@ -22,7 +22,11 @@ def measured(loss):
         return Tally(nats=np.tile(nats, (5, 1)), tokens=np.tile(np.array(tokens, dtype=float), (5, 1)))
 
     return Measured(
-        by_length=tally(row, counts), by_block=tally(blocks, sizes), seconds=1.0, commits=("abc",)
+        by_length=tally(row, counts),
+        by_block=tally(blocks, sizes),
+        serves=1024,
+        seconds=1.0,
+        commits=("abc",),
     )
 
 
@@ -30,7 +34,6 @@ def study(**methods):
     return Study(
         model="tiny",
         native=512,
-        target=1024,
         protocol=PROTOCOL,
         texts={f"t{i}": 1024 for i in range(5)},
         methods={name.replace("_", "-"): measured(loss) for name, loss in methods.items()},
@@ -69,7 +72,7 @@ def test_where_a_method_breaks():
 
 
 def test_degrading_is_neither():
-    assert "degrades" in verdicts(study(own=own, ntk=lambda m: 2.0 if m < 512 else 2.4))[1].words
+    assert "degrades beyond" in verdicts(study(own=own, ntk=lambda m: 2.0 if m < 512 else 2.4))[1].words
 
 
 def test_passkeys_inside_and_beyond():
@@ -87,7 +90,7 @@ def test_passkeys_inside_and_beyond():
 def test_lengths_around_the_trained_length():
     assert lengths_around(8192, 16384) == (512, 1024, 2048, 4096, 8192, 16384)
     assert lengths_around(512, 600) == (256, 512, 600)
-    with pytest.raises(ValueError, match="beyond the trained length, 8192, got 4096"):
+    with pytest.raises(ValueError, match="beyond the 8192 tokens that the model serves, got 4096"):
         lengths_around(8192, 4096)
     with pytest.raises(ValueError, match="None"):
         lengths_around(None, 4096)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from resrope.longtext import retrieval
 from resrope.longtext.candidates import candidates
 from resrope.longtext.passkey import FILLER, ROOM, build, encoder, is_right, sentences
-from resrope.longtext.retrieval import Answers, Cell, Plan, Retrieval, measure
+from resrope.longtext.retrieval import Cell, Plan, Retrieval, measure
+from resrope.longtext.store import Records
 from resrope.longtext.subject import Subject
 from resrope.provenance import provenance
 
@@ -192,7 +193,7 @@ def knowing(monkeypatch, subject):
 
 def ask(subject, asked_plan, folder, methods=("own", "yarn"), **options):
     encode = encoder(subject.tokenizer)
-    return measure(subject, candidates(methods), asked_plan, encode, Answers(folder), **options)
+    return measure(subject, candidates(methods), asked_plan, encode, Records(folder), **options)
 
 
 def test_every_method_is_asked_with_its_own_table(subject, knowing, tmp_path):

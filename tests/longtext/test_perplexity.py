@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from resrope.longtext.candidates import candidates, placed, tables_at
 from resrope.longtext.perplexity import (
     Encoded,
     Protocol,
-    check_reach,
     encode,
+    long_enough,
     measure,
     passes,
     usual_lengths,
@@ -107,8 +109,9 @@ def test_it_is_a_forward_over_every_prefix(model, subject, tmp_path, label):
 
 
 def test_sliding_windows_are_forwards_of_their_own(model, subject, tmp_path):
+    sliding = replace(SLIDING, target=150)
     done = placed(candidate("resonance-yarn"), subject.rope, 150)
-    found = measure(subject, candidate("resonance-yarn"), TEXTS[:1], SLIDING, Store(tmp_path))
+    found = measure(subject, candidate("resonance-yarn"), TEXTS[:1], sliding, Store(tmp_path))
     oracle = model()
     resrope.apply(oracle, "resonance-yarn", length=done.length)
     tokens, losses = TEXTS[0].tokens[:150], []
@@ -117,6 +120,10 @@ def test_sliding_windows_are_forwards_of_their_own(model, subject, tmp_path):
     assert len(losses) == 149
     assert found.by_length.tokens.tolist() == [[39, 149]]
     assert np.allclose(found.by_length.nats, [[sum(losses[:39]), sum(losses)]], rtol=1e-5)
+
+
+def test_methods_in_windows_are_made_for_the_window_where_nothing_else_is_said():
+    assert (SLIDING.serves, replace(SLIDING, target=150).serves, PROTOCOL.serves) == (48, 150, LENGTHS[-1])
 
 
 def test_dynamic_ntk_in_windows_has_the_base_of_the_window(subject):
@@ -214,12 +221,10 @@ def test_a_protocol_that_is_none(changes, message):
         Protocol(**{"lengths": LENGTHS, **changes})
 
 
-def test_texts_that_are_too_short():
-    check_reach(TEXTS, (40, 220))
-    with pytest.raises(ValueError, match=r"^short has 40 tokens, fewer than the shortest length, 41$"):
-        check_reach(TEXTS, (41, 100))
-    with pytest.raises(ValueError, match=r"^no text has 221 tokens: the longest, long, has 220$"):
-        check_reach(TEXTS, (40, 221))
+def test_a_length_that_no_text_reaches():
+    assert [t.name for t in long_enough(TEXTS, 220)] == [t.name for t in TEXTS if len(t.tokens) >= 220]
+    with pytest.raises(ValueError, match=r"no text has 221 tokens: the longest, .* has 220"):
+        long_enough(TEXTS, 221)
 
 
 def test_the_usual_lengths():

@@ -9,7 +9,6 @@ from resrope.longtext.candidates import candidates, placed, tables_at
 from resrope.longtext.forward import token_losses
 from resrope.longtext.subject import Subject, open_subject, tokenizer_of
 from resrope.models.apply import rope_of
-from resrope.spec import frequencies
 
 IDS = torch.randint(3, 128, (1, 60), generator=torch.Generator().manual_seed(1))
 
@@ -18,9 +17,10 @@ def of(model):
     return Subject(name="tiny", model=model, tokenizer=None, rope=rope_of(model), identity="tiny")
 
 
-def whole(model):
+def whole(model, tokens=None):
+    ids = IDS if tokens is None else torch.arange(tokens)[None] % 128
     with torch.no_grad():
-        return model(IDS).logits
+        return model(ids).logits
 
 
 def method(subject, label, length):
@@ -45,28 +45,34 @@ def test_it_rotates_with_the_tables_and_then_with_its_own(tiny, label):
 
 def test_after_an_exception_it_has_its_own_tables_again(tiny):
     subject = of(tiny("gemma3_text", sliding_window=16))
-    plain = whole(subject.model)
+    plain, rotary = whole(subject.model), subject.model.model.rotary_emb
+    before = type(rotary), {name: buffer.clone() for name, buffer in rotary.named_buffers()}
     done, tables = method(subject, "yarn", 1024)
     with pytest.raises(KeyboardInterrupt), subject.rotating(done, tables):
         raise KeyboardInterrupt
-    assert torch.allclose(whole(subject.model), plain, atol=1e-5)
-    own = {layer: frequencies(spec).inv_freq for layer, spec in subject.rope.specs.items()}
-    for layer, inv_freq in own.items():
-        live = getattr(subject.model.model.rotary_emb, f"{layer}_inv_freq")
-        assert torch.equal(live, torch.tensor(inv_freq, dtype=torch.float32))
+    assert torch.equal(whole(subject.model), plain)
+    assert type(rotary) is before[0]
+    assert all(torch.equal(before[1][name], buffer) for name, buffer in rotary.named_buffers())
 
 
 @pytest.mark.parametrize(
     "scaling",
-    [{"rope_type": "yarn", "factor": 4.0}, {"rope_type": "dynamic", "factor": 2.0}],
+    [
+        {"rope_type": "yarn", "factor": 4.0},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [3.0] * 8},
+    ],
 )
 def test_its_own_tables_may_be_scaled(tiny, scaling):
+    """Dynamic NTK and LongRoPE change while a stock model runs, and go on doing so afterwards."""
     rope = {"rope_theta": 10000.0, "original_max_position_embeddings": 64, **scaling}
     subject = of(tiny("llama", rope_parameters=rope, initializer_range=0.2))
-    done, _ = method(subject, "own", 40)
-    with subject.rotating(done, done.tables()) as model:
-        wanted = whole(model)
-    assert torch.allclose(whole(subject.model), wanted, atol=1e-5)
+    before = [whole(subject.model, n) for n in (40, 200)]
+    done, tables = method(subject, "own", 40)
+    with subject.rotating(done, tables):
+        pass
+    for n, wanted in zip((40, 200), before, strict=True):
+        assert torch.equal(whole(subject.model, n), wanted)
 
 
 def test_a_folder(letters):

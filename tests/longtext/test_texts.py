@@ -160,7 +160,7 @@ def test_an_extra_that_is_missing(tmp_path, monkeypatch, name, package):
         return found(module)
 
     monkeypatch.setattr(rows, "import_module", missing)
-    with pytest.raises(ImportError, match=rf"needs {package}: pip install 'resrope\[eval\]'"):
+    with pytest.raises(ImportError, match=rf"needs {package}: pip install 'resrope\[longtext\]'"):
         read_texts([name])
 
 

@@ -12,7 +12,6 @@ from resrope.cli import longtext
 if TYPE_CHECKING:
     from resrope.longtext.candidates import Candidate
     from resrope.longtext.comparison import Comparison
-    from resrope.longtext.retrieval import Plan, Retrieval
     from resrope.longtext.subject import Subject
 
 
@@ -25,7 +24,8 @@ def compare(
     parameters: longtext.Set = None,
     replace: longtext.Replace = False,
     depths: Annotated[
-        str, typer.Option(help="Where passkeys are hidden, 0 to 1, with commas; none: leave them out.")
+        str,
+        typer.Option(help="Where passkeys are hidden, or how many places; none: leave them out."),
     ] = "0.1,0.5,0.9",
     trials: Annotated[int, typer.Option(help="Passkeys at every depth.")] = 1,
     leval: Annotated[
@@ -54,50 +54,33 @@ def compare(
     from resrope.longtext.candidates import OWN
 
     given = longtext.labels(methods or ["yarn", "resonance-yarn"])
+    if given == [OWN]:
+        raise ValueError("--method must name a method to compare with the model as it is, got own alone")
     asked = longtext.chosen([OWN, *(m for m in given if m != OWN)], factor, parameters, replace)
     hidden = [] if depths == "none" else longtext.depths_of(depths)
     longtext.pictures_first()
     longtext.quiet_libraries()
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, reaching=target)
-    from resrope.longtext.compare import lengths_around, verdicts
+    from resrope.longtext.compare import even_block, lengths_around, verdicts
     from resrope.longtext.comparison import Comparison
+    from resrope.longtext.passkey import encoder
     from resrope.longtext.perplexity import Protocol
     from resrope.longtext.retrieval import Plan
     from resrope.longtext.subject import open_subject
-    from resrope.models.extension import trained_length
 
     wanted = [] if leval is None else _tasks_in(leval)
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
-    lengths = lengths_around(trained_length(subject.rope), target)
-    protocol = Protocol(lengths=lengths, block=max(2, lengths[-2] // 8), target=target, chunk=chunk)
+    lengths = lengths_around(subject.native, target)
+    protocol = Protocol(lengths=lengths, block=even_block(lengths[-2]), target=target, chunk=chunk)
     keys = Plan(lengths=(lengths[-2] // 2, target), depths=hidden, trials=trials) if hidden else None
     study = longtext.studied(subject, asked, encoded, protocol, out)
-    retrieval = None if keys is None else _retrieved(subject, asked, keys, out)
-    tasks = _scored(subject, asked, wanted, leval, target, limit) if wanted else {}
+    retrieval = None
+    if keys is not None:
+        retrieval = longtext.retrieved(subject, asked, keys, encoder(tokenizer), out)
+    tasks = _scored(subject, asked, wanted, leval, target, limit, out) if wanted else {}
     found = Comparison(study=study, retrieval=retrieval, tasks=tasks, verdicts=verdicts(study, retrieval))
     _report(found, out, json_output)
-
-
-def _retrieved(
-    subject: Subject,
-    asked: list[Candidate],
-    plan: Plan,
-    out: Path,
-) -> Retrieval:
-    from resrope.longtext.passkey import encoder
-    from resrope.longtext.retrieval import Answers, measure
-
-    with longtext.bar("tokens") as progress:
-        task = progress.add_task("passkeys", total=plan.tokens * len(asked))
-        return measure(
-            subject,
-            asked,
-            plan,
-            encoder(subject.tokenizer),
-            Answers(out / "answers"),
-            progress=lambda tokens: progress.advance(task, tokens),
-        )
 
 
 def _tasks_in(folder: Path) -> list[str]:
@@ -113,11 +96,15 @@ def _scored(
     folder: Path | None,
     length: int,
     limit: int | None,
+    out: Path,
 ) -> dict[str, dict[str, float]]:
     """L-Eval's scores in percent, by method and task."""
     from resrope.longtext.leval.suite import run_suite
+    from resrope.longtext.store import Records
 
-    found = run_suite(subject, asked, tasks, folder=folder, length=length, limit=limit)
+    found = run_suite(
+        subject, asked, tasks, folder=folder, length=length, limit=limit, records=Records(out / "scores")
+    )
     return {one.method: one.scores for one in found}
 
 

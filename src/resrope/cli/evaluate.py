@@ -14,6 +14,7 @@ from resrope.cli.values import names
 
 Limit = Annotated[int | None, typer.Option(min=1, help="Questions per task.  [default: all]")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts at a time.")]
+Out = Annotated[Path, typer.Option(help="Folder of what is finished already, method by method.")]
 ChatTemplate = Annotated[
     bool, typer.Option("--apply-chat-template", help="Ask in the chat template of the model's tokenizer.")
 ]
@@ -50,12 +51,14 @@ def evaluate(
     ] = None,
     dtype: longtext.Dtype = None,
     device: longtext.Device = None,
+    attn: longtext.Attn = None,
+    out: Out = Path("runs/evaluate"),
     json_output: longtext.Json = False,
 ) -> None:
     """Run tasks of lm-evaluation-harness on a model, with every method in turn; nothing is trained.
 
-    Prompts that do not fit into the length are an error, not cut. Tasks that load their data from the hub
-    need a network.
+    A method that is finished is kept in OUT and not asked again. Prompts that do not fit into the length are
+    an error, not cut. Tasks that load their data from the hub need a network.
 
     Example: `resrope evaluate smollm2 --tasks niah_single_1 --method own --method yarn --length 16384
     --metadata '{"max_seq_lengths": [16384]}'`
@@ -63,12 +66,13 @@ def evaluate(
     longtext.quiet_libraries()
     from resrope.longtext.candidates import placed
     from resrope.longtext.harness import evaluate as run
+    from resrope.longtext.store import Records
     from resrope.longtext.subject import open_subject
 
     asked = longtext.chosen(methods, factor, parameters, replace)
     wanted, more = names("--tasks", tasks), _json_object(metadata)
-    subject = open_subject(model, dtype=dtype, device=device)
-    served = length or max(placed(one, subject.rope, 1).length for one in asked)
+    subject = open_subject(model, dtype=dtype, device=device, attn=attn)
+    served = length or max(placed(one, subject.rope, None).length for one in asked)
     found = list(
         run(
             subject,
@@ -80,6 +84,7 @@ def evaluate(
             apply_chat_template=apply_chat_template,
             include_path=include_path,
             metadata=more,
+            records=Records(out / "scores"),
         )
     )
     if json_output:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from resrope.cli import longtext
-from resrope.cli.evaluate import BatchSize, ChatTemplate, Limit, print_scores
+from resrope.cli.evaluate import BatchSize, ChatTemplate, Limit, Out, print_scores
 from resrope.cli.values import names
 
 
@@ -74,17 +74,20 @@ def run(
     apply_chat_template: ChatTemplate = False,
     dtype: longtext.Dtype = None,
     device: longtext.Device = None,
+    attn: longtext.Attn = None,
+    out: Out = Path("runs/leval"),
     json_output: longtext.Json = False,
 ) -> None:
     """Ask a model L-Eval's questions, with every method in turn; nothing is trained.
 
     Greedy answers of up to 512 tokens are scored as L-Eval scores them, in percent. The mean is that of the
     whole suite, and only there when all of it was asked. --limit counts a question of sci_fi twice: it is
-    asked about the document and about the world.
+    asked about the document and about the world. A method that is finished is kept in OUT.
 
     Example: `resrope leval smollm2 --data leval --method own --method resonance-yarn --factor 2`
     """
     from resrope.longtext.leval.suite import run_suite, wanted_tasks
+    from resrope.longtext.store import Records
     from resrope.longtext.subject import open_subject
 
     asked = longtext.chosen(methods, factor, parameters, replace)
@@ -92,7 +95,7 @@ def run(
     wanted = wanted_tasks(named, data, loglikelihood=loglikelihood)
     found = list(
         run_suite(
-            open_subject(model, dtype=dtype, device=device),
+            open_subject(model, dtype=dtype, device=device, attn=attn),
             asked,
             wanted,
             folder=data,
@@ -101,6 +104,7 @@ def run(
             limit=limit,
             batch_size=batch_size,
             apply_chat_template=apply_chat_template,
+            records=Records(out / "scores"),
         )
     )
     if json_output:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from resrope.longtext.candidates import Candidate
+    from resrope.longtext.passkey import Encode
     from resrope.longtext.perplexity import Encoded, Protocol
+    from resrope.longtext.retrieval import Plan, Retrieval
     from resrope.longtext.study import Study
     from resrope.longtext.subject import Subject
 
@@ -38,7 +40,7 @@ Target = Annotated[
 ]
 Factor = Annotated[
     float | None,
-    typer.Option(help="Of every method that has one.  [default: target / trained length]"),
+    typer.Option(help="Of every method but dynamic NTK.  [default: target / trained length]"),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Another parameter of every method: beta_fast=16.")
@@ -155,12 +157,20 @@ def write_files(out: Path, files: dict[str, Any]) -> None:
         atomic_write(out / name, content)
 
 
-def depths_of(text: str) -> list[float]:
-    """``--depths 0.1,0.5``: shares of the text. Raises ValueError on anything else."""
+def depths_of(text: str) -> tuple[float, ...]:
+    """A number of depths from 0 to 1, or the depths themselves in rising order."""
+    count = int(text) if text.isascii() and text.isdigit() else None
+    if count is not None and 2 <= count <= 1000:
+        return tuple(i / (count - 1) for i in range(count))
     try:
-        return [float(part) for part in text.split(",")]
+        given = () if count is not None else tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
-        raise ValueError(f"--depths takes numbers from 0 to 1 with commas between, got {text!r}") from None
+        given = ()
+    if not given:
+        raise ValueError(
+            f"--depths takes how many (2 to 1000), or depths with a comma or a point: 0,0.25,1; got {text!r}"
+        )
+    return given
 
 
 def encoded(
@@ -175,10 +185,10 @@ def encoded(
 ) -> tuple[list[Encoded], Any]:
     """The texts as tokens, and the tokenizer that made them.
 
-    lengths: that they must be long enough for. reaching: leave out those with fewer tokens, before
+    lengths: that one of them must be long enough for. reaching: leave out those with fewer tokens, before
     ``documents`` of them are drawn.
     """
-    from resrope.longtext.perplexity import check_reach, encode, long_enough
+    from resrope.longtext.perplexity import encode, long_enough
     from resrope.longtext.subject import tokenizer_of
     from resrope.longtext.texts import read_texts, sample
 
@@ -194,7 +204,7 @@ def encoded(
         encoded = long_enough(encoded, reaching)
         encoded = encoded if documents is None else sample(encoded, documents, seed)
     if lengths is not None:
-        check_reach(encoded, lengths)
+        long_enough(encoded, lengths[-1])
     return encoded, tokenizer
 
 
@@ -217,4 +227,31 @@ def studied(
             progress=lambda tokens: progress.advance(task, tokens),
             announce=lambda label: progress.update(task, description=label),
             command=shlex.join(["resrope", *sys.argv[1:]]),
+        )
+
+
+def retrieved(
+    subject: Subject,
+    asked: Sequence[Candidate],
+    plan: Plan,
+    encode: Encode,
+    out: Path,
+    *,
+    haystack: Sequence[str] | None = None,
+) -> Retrieval:
+    """Hide passkeys and ask for them, with a bar; every answer is kept in ``out``."""
+    from resrope.longtext.passkey import FILLER
+    from resrope.longtext.retrieval import measure
+    from resrope.longtext.store import Records
+
+    with bar("tokens") as progress:
+        task = progress.add_task("passkeys", total=plan.tokens * len(asked))
+        return measure(
+            subject,
+            asked,
+            plan,
+            encode,
+            Records(out / "answers"),
+            haystack=haystack or FILLER,
+            progress=lambda tokens: progress.advance(task, tokens),
         )

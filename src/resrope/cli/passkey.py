@@ -13,10 +13,7 @@ from resrope.cli import longtext
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from resrope.longtext.candidates import Candidate
-    from resrope.longtext.passkey import Encode
-    from resrope.longtext.retrieval import Plan, Retrieval
-    from resrope.longtext.subject import Subject
+    from resrope.longtext.retrieval import Retrieval
     from resrope.page import Grid
 
 _PICTURES = (".png", ".svg", ".pdf")
@@ -65,7 +62,7 @@ def passkey(
 
     asked = longtext.chosen(methods, factor, parameters, replace)
     reach = longtext.lengths_of(lengths)
-    plan = Plan(lengths=reach, depths=_depths(depths), trials=trials, seed=seed, target=target)
+    plan = Plan(lengths=reach, depths=longtext.depths_of(depths), trials=trials, seed=seed, target=target)
     _check_picture(plot)
     longtext.quiet_libraries()
     sentences = _sentences(haystack)
@@ -77,25 +74,9 @@ def passkey(
     build(encode, length=reach[0], depth=0.0, key=10_000, haystack=sentences)  # too short: said at once
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
-    found = _measure(subject, asked, plan, encode, sentences, out)
+    found = longtext.retrieved(subject, asked, plan, encode, out, haystack=sentences)
     longtext.write_files(out, {"passkey.json": json.dumps(found.to_dict(), indent=1) + "\n"})
     _report(found, plot, json_output)
-
-
-def _depths(text: str) -> tuple[float, ...]:
-    """A number of depths from 0 to 1, or the depths themselves in rising order."""
-    count = int(text) if text.isascii() and text.isdigit() else None
-    if count is not None and 2 <= count <= 1000:
-        return tuple(i / (count - 1) for i in range(count))
-    try:
-        given = () if count is not None else tuple(sorted({float(part) for part in text.split(",")}))
-    except ValueError:
-        given = ()
-    if not given:
-        raise ValueError(
-            f"--depths takes how many (2 to 1000), or depths with a comma or a point: 0,0.25,1; got {text!r}"
-        )
-    return given
 
 
 def _check_picture(plot: Path | None) -> None:
@@ -112,29 +93,6 @@ def _sentences(haystack: str | None) -> Sequence[str]:
     from resrope.longtext.texts import read_texts
 
     return FILLER if haystack is None else sentences(read_texts([haystack])[0].text)
-
-
-def _measure(
-    subject: Subject,
-    asked: list[Candidate],
-    plan: Plan,
-    encode: Encode,
-    haystack: Sequence[str],
-    out: Path,
-) -> Retrieval:
-    from resrope.longtext.retrieval import Answers, measure
-
-    with longtext.bar("tokens") as progress:
-        task = progress.add_task("passkeys", total=plan.tokens * len(asked))
-        return measure(
-            subject,
-            asked,
-            plan,
-            encode,
-            Answers(out / "answers"),
-            haystack=haystack,
-            progress=lambda tokens: progress.advance(task, tokens),
-        )
 
 
 def _report(found: Retrieval, plot: Path | None, json_output: bool) -> None:

@@ -69,9 +69,7 @@ def perplexity(
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, lengths=given)
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
-    from resrope.models.extension import trained_length
-
-    reach = given or tuple(usual_lengths(encoded, trained_length(subject.rope)))
+    reach = given or tuple(usual_lengths(encoded, subject.native))
     found = longtext.studied(subject, asked, encoded, protocol(lengths=reach), out)
     _report(found, out, json_output)
 

@@ -69,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(_one_line(error))
     except MemoryError as error:
         _fail(f"not enough memory for what was asked: {error}")
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(f"not enough memory for what was asked: {str(error).splitlines()[0]}")
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except Exception as error:
@@ -79,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if status == _INTERRUPTED:
         typer.echo("interrupted; run the same command again to go on", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class of its own for accelerators, and a plain RuntimeError for the CPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def _one_line(error: Exception) -> str:

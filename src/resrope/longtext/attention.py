@@ -9,6 +9,7 @@ log-sum-exps (the merge of FlashAttention, arXiv 2205.14135).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "resrope_chunked"
+# Tokens of each of the two chunks that are read to see whether a model can use it.
+_PROBE = 12
 
 
 def register() -> str:
@@ -26,6 +29,31 @@ def register() -> str:
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     return NAME
+
+
+@torch.inference_mode()
+def install_where_right(model: Any) -> None:
+    """Make ``model`` use it if its logits, read in two chunks, are then those that it had in one.
+
+    Models that read the mask themselves cannot do without one: they keep what they have.
+    """
+    before = model.config._attn_implementation
+    ids = torch.arange(2 * _PROBE, device=model.device)[None] % model.config.get_text_config().vocab_size
+    wanted = model(input_ids=ids, use_cache=False).logits[0, _PROBE:]
+    model.set_attn_implementation(register())
+    try:
+        first = model(input_ids=ids[:, :_PROBE], use_cache=True)
+        second = model(input_ids=ids[:, _PROBE:], past_key_values=first.past_key_values, use_cache=True)
+        right = torch.allclose(second.logits[0], wanted, rtol=0.0, atol=_apart(wanted))
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        right = False
+    if not right:
+        model.set_attn_implementation(before)
+
+
+def _apart(logits: Tensor) -> float:
+    """How far logits may lie from each other by rounding alone: in float32 a thousandth of their spread."""
+    return 3 * math.sqrt(torch.finfo(logits.dtype).eps) * float(logits.float().std())
 
 
 def chunk_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:

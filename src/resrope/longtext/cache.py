@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 
-class ReservedLayer(DynamicLayer):  # type: ignore[misc, no-untyped-call]
+class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A growing cache layer with room for ``length`` tokens; beyond that it grows as transformers' own does.
 
     Takes over the keys and values [batch, heads, tokens, head_dim] that ``layer`` already holds.

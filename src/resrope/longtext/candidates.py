@@ -8,8 +8,9 @@ from typing import Any
 
 from resrope.models.config import ModelRope
 from resrope.models.extension import Extension, extension, trained_length
-from resrope.spec import Frequencies, frequencies, methods
-from resrope.spec.methods import method_name
+from resrope.spec import DynamicNTK, Frequencies, frequencies, methods
+from resrope.spec.methods import RESONANCE, method_name
+from resrope.spec.scaling import SCALINGS
 
 # The model with the tables of its own config.
 OWN = "own"
@@ -47,16 +48,35 @@ def _candidate(label: str, shared: dict[str, Any], replace_scaling: bool) -> Can
         raise ValueError(f"a method's parameters stand behind its colon as name=number, got {label!r}")
     if name != OWN and name not in methods():
         raise ValueError(f"method must be among {OWN}, {', '.join(methods())}, got {name!r}")
-    own = dict(_assignment(label, pair) for pair in pairs.split(",") if pair)
-    given = {**(shared if _takes_parameters(name) else {}), **own}
+    own = _assignments(label, pairs)
+    given = {**_meant(name, shared), **own}
     if name == OWN and given:
         raise ValueError(f"method {OWN} is the model as it is and takes no parameters, got {label}")
     return Candidate(label=label, name=name, parameters=given, replace_scaling=replace_scaling)
 
 
-def _takes_parameters(name: str) -> bool:
-    """Whether a parameter for all methods means this one: plain RoPE, resonant or not, has none."""
-    return name not in (OWN, method_name(None, False), method_name(None, True))
+def _meant(name: str, shared: dict[str, Any]) -> dict[str, Any]:
+    """Of the parameters of all methods those of this one: plain RoPE, resonant or not, has none.
+
+    Dynamic NTK's factor is how fast its base grows, not target over trained length: it is left as it is.
+    """
+    if name in (OWN, method_name(None, False), method_name(None, True)):
+        return {}
+    return {k: v for k, v in shared.items() if not (k == "factor" and _is_dynamic(name))}
+
+
+def _is_dynamic(name: str) -> bool:
+    return SCALINGS.get(name.removeprefix(RESONANCE)) is DynamicNTK
+
+
+def _assignments(label: str, pairs: str) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for pair in pairs.split(",") if pairs else ():
+        name, value = _assignment(label, pair)
+        if name in made:
+            raise ValueError(f"{name} is given twice in {label}")
+        made[name] = value
+    return made
 
 
 def _assignment(label: str, pair: str) -> tuple[str, float | int]:
@@ -69,24 +89,34 @@ def _assignment(label: str, pair: str) -> tuple[str, float | int]:
     raise ValueError(f"a method's parameters are name=number with commas between, got {label}")
 
 
-def placed(candidate: Candidate, rope: ModelRope, target: int) -> Extension:
+def placed(candidate: Candidate, rope: ModelRope, target: int | None) -> Extension:
     """``rope`` with the candidate in its place, made to serve ``target`` tokens.
 
-    A factor among its parameters counts before ``target``, and no method serves fewer tokens than the model
-    was trained on. Raises ValueError for what ``extension`` refuses.
+    A factor among its parameters, or in a scaling of this kind that the model has already, counts before
+    ``target``; no method serves fewer tokens than the model was trained on. target None: a method that
+    needs a factor must have one. Raises ValueError for what ``extension`` refuses.
     """
     if candidate.name == OWN:
-        layers = tuple(rope.specs)
-        length = max(target, rope.max_position_embeddings or target)
-        return Extension(method=OWN, before=rope, after=rope, layers=layers, length=length)
-    factor = "factor" in candidate.parameters and not candidate.name.endswith("dynamic-ntk")
+        length = rope.max_position_embeddings or target
+        if length is None:
+            raise ValueError("a length must be given: the config does not tell max_position_embeddings")
+        return Extension(method=OWN, before=rope, after=rope, layers=tuple(rope.specs), length=length)
+    known = not _is_dynamic(candidate.name) and _has_factor(candidate, rope)
+    reach = None if known or target is None else max(target, trained_length(rope) or target)
     return extension(
         rope,
         candidate.name,
-        length=None if factor else max(target, trained_length(rope) or target),
+        length=reach,
         replace_scaling=candidate.replace_scaling,
         **candidate.parameters,
     )
+
+
+def _has_factor(candidate: Candidate, rope: ModelRope) -> bool:
+    """Whether its factor is settled, by its parameters or by what it keeps of the model's own scaling."""
+    kind = SCALINGS.get(candidate.name.removeprefix(RESONANCE))
+    own = (type(s.scaling) is kind for s in rope.specs.values() if hasattr(s.scaling, "factor"))
+    return "factor" in candidate.parameters or (not candidate.replace_scaling and any(own))
 
 
 def tables_at(done: Extension, length: int) -> dict[str, Frequencies]:

@@ -20,6 +20,7 @@ _HOLDS, _BREAKS = 1.1, 2.0
 # A rise of perplexity inside the trained context that is worth a word, and one that is a real price.
 _NOTICED, _PRICE = 1.005, 1.05
 _SHORTEST = 512
+_SMALLEST = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,8 @@ def verdicts(study: Study, retrieval: Retrieval | None = None) -> list[Verdict]:
     native, own = study.native, study.methods[OWN]
     if native is None or native not in study.protocol.lengths or native >= study.protocol.longest:
         raise ValueError(f"lengths must go up to the trained length, {native}, and beyond it")
-    reference = _perplexity(own.by_block, _inside(study, native // 2, native))
+    near = _inside(study, native // 2, native) or _inside(study, 0, native)
+    reference = _perplexity(own.by_block, near)
     made = []
     for label, measured in study.methods.items():
         short = zip(study.protocol.lengths, ratios(measured.by_length, own.by_length), strict=True)
@@ -116,7 +118,7 @@ def _reach(v: Verdict, target: int) -> str:
     if v.broken_from is not None:
         return f"breaks at {v.broken_from} tokens (perplexity beyond × {worse:.2f})"
     if worse > _HOLDS:
-        return f"degrades beyond the trained length (perplexity × {worse:.2f})"
+        return f"degrades beyond (perplexity × {worse:.2f})"
     return f"holds to {target} tokens (perplexity beyond × {worse:.2f})"
 
 
@@ -141,26 +143,44 @@ def _keys(v: Verdict) -> str:
 
 
 def lengths_around(native: int | None, target: int) -> tuple[int, ...]:
-    """512, 1024, … to the trained length, then the target.
+    """512, 1024, … to the model's own context, then the target.
 
-    Raises ValueError where the target does not lie beyond the trained length, or that is not known.
+    Raises ValueError where the target does not lie beyond that context, or it is not known.
     """
     if native is None or target <= native:
-        raise ValueError(f"target must lie beyond the trained length, {native}, got {target}")
-    return (*doubling(min(_SHORTEST, native // 2), native), target)
+        raise ValueError(f"target must lie beyond the {native} tokens that the model serves, got {target}")
+    return (*doubling(max(1, min(_SHORTEST, native // 2)), native), target)
+
+
+def even_block(native: int) -> int:
+    """The largest divisor of ``native`` up to an eighth of it, so that no block lies on both sides of it.
+
+    >>> even_block(8192), even_block(2047)
+    (1024, 89)
+    """
+    fits = (d for d in range(native // 8, _SMALLEST - 1, -1) if native % d == 0)
+    return next(fits, native)
 
 
 def conclusion(found: Sequence[Verdict]) -> str:
-    """The answer to the question, in one sentence."""
+    """The answer to the question, in one sentence. Raises ValueError without a method beside ``own``."""
     own, *others = found
-    useful = [v for v in others if v.broken_from is None and v.beyond < own.beyond]
-    if not useful:
-        return "Not worth it: no method reads beyond the trained length without breaking."
-    best = min(useful, key=lambda v: v.beyond)
-    _, worst = max(best.short.items(), key=lambda item: item[1].ratio)
-    if worst.ratio > _PRICE:
-        return (
-            f"{best.method} reads furthest, at a price of {100 * (worst.ratio - 1):.1f} % on short prompts: "
-            "worth it where prompts are long, not as a default."
-        )
-    return f"Worth it: {best.method} reads furthest and costs at most {100 * (worst.ratio - 1):.1f} % inside."
+    if not others:
+        raise ValueError("a comparison needs a method beside own")
+    best = min(others, key=lambda v: v.beyond)
+    price = 100 * (max(r.ratio for r in best.short.values()) - 1)
+    if own.beyond <= best.beyond:
+        return f"Not worth it: beyond its context the model as it is reads no worse than with {best.method}."
+    if best.broken_from is not None:
+        return f"Not worth it: every method breaks, the best, {best.method}, at {best.broken_from} tokens."
+    reads = "holds" if best.beyond <= _HOLDS * best.reference else "degrades, but breaks nowhere"
+    keys = "" if best.found[1] is None else f" and finds {100 * best.found[1]:.0f} % of the passkeys there"
+    cost = (
+        f"it costs {price:.1f} % on short prompts"
+        if price >= 100 * (_NOTICED - 1)
+        else "it costs nothing inside"
+    )
+    where = "Worth it where prompts are long, not as a default" if price > 100 * (_PRICE - 1) else "Worth it"
+    if reads != "holds" or best.found[1] == 0.0:
+        where = "A compromise"
+    return f"{where}: {best.method} reads best beyond, where it {reads}{keys}; {cost}."

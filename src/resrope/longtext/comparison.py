@@ -50,7 +50,7 @@ class Comparison:
             pictures["passkey.png"] = png(heatmap(self.retrieval))
             captions["passkey.png"] = _PASSKEY
         page = Page(
-            heading=f"{self.study.model} at {self.study.target} tokens: is it worth it?",
+            heading=f"{self.study.model} at {self.study.protocol.longest} tokens: is it worth it?",
             facts=[conclusion(self.verdicts), *report.facts(self.study)],
             grids=self.grids(),
             captions=captions,
@@ -69,8 +69,8 @@ class Comparison:
             "Verdicts",
             ["", "verdict"],
             [[title(v.method), v.words] for v in self.verdicts],
-            "Beyond: perplexity of all tokens past the trained length, over that of the unchanged model in "
-            "the second half of its context. The texts differ there in more than position; compare methods.",
+            "Beyond: perplexity of all tokens past the context of the model as it is, over its own in the "
+            "second half of that context. The texts differ there in more than position; compare methods.",
         )
 
     def _short(self, wide: bool) -> Grid:
@@ -82,7 +82,7 @@ class Comparison:
             "What it costs on short texts",
             ["perplexity over that of the model as it is", *map(str, lengths)],
             rows,
-            "Of the first tokens, all inside the trained length: above 1 the method does harm there.",
+            "Of the first tokens, all inside its context: above 1 the method does harm there.",
         )
 
     def _tasks(self) -> Grid:

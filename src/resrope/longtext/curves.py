@@ -32,7 +32,7 @@ class Tally:
         return [int(n) for n in (self.tokens > 0).sum(0)]
 
     def perplexity(self) -> list[float | None]:
-        """Of every cell; None where no text has tokens."""
+        """Of every cell; None where no text has tokens, or the number is too large for a float."""
         return [_number(p) for p in _perplexity(self.nats.sum(0), self.tokens.sum(0))]
 
     def intervals(self, seed: int = 0) -> list[tuple[float, float] | None]:
@@ -91,11 +91,12 @@ def _resampled(texts: int, seed: int) -> Array:
 def _percentiles(drawn: Array, texts: list[int]) -> list[tuple[float, float] | None]:
     made: list[tuple[float, float] | None] = []
     for column, count in zip(drawn.T, texts, strict=True):
-        known = column[~np.isnan(column)]
-        low, high = np.percentile(known, [_LOW, _HIGH]) if count >= ENOUGH else (0.0, 0.0)
-        made.append((float(low), float(high)) if count >= ENOUGH else None)
+        known = column[np.isfinite(column)]
+        enough = count >= ENOUGH and len(known) > 0
+        low, high = np.percentile(known, [_LOW, _HIGH]) if enough else (0.0, 0.0)
+        made.append((float(low), float(high)) if enough else None)
     return made
 
 
 def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

@@ -10,7 +10,7 @@ from resrope.pictures import figure, png, style
 
 CAPTIONS = {
     "lengths.png": "Perplexity of the first tokens of the texts (Figure 4 of the paper). The dotted line is "
-    "the length of training.",
+    "the length that the model as it is serves.",
     "positions.png": "Perplexity of the tokens at a position alone, log scale: where a method breaks is "
     "plain here, and averaged away above.",
     "resonance.png": "Perplexity with Resonance over that without it, by position; below 1 it helps. Bands: "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +21,9 @@ from jinja2.exceptions import TemplateError
 from resrope.longtext.candidates import Candidate, placed, tables_at
 from resrope.longtext.leval import TASK_FOLDER
 from resrope.longtext.rows import extra
+from resrope.longtext.store import Records, key_of
 from resrope.longtext.subject import Subject
+from resrope.provenance import provenance
 
 _WHAT = "an evaluation"
 _HARNESS = extra("lm_eval", _WHAT, among="eval")
@@ -56,13 +61,16 @@ def evaluate(
     apply_chat_template: bool = False,
     include_path: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    records: Records | None = None,
+    decided_by: str = "",
 ) -> Iterator[Evaluation]:
     """Any tasks of the harness, those of L-Eval among them, for one method after the other.
 
     length: tokens that the methods serve; the base of dynamic NTK and the table of LongRoPE are those of
     this length. max_length: tokens of prompt and answer (default: ``length``). limit: questions per task
     (default: all). include_path: a folder with more tasks. metadata: what tasks may ask for; ``tokenizer``
-    and ``max_length`` are filled in.
+    and ``max_length`` are filled in. records: where finished methods are kept, and found again under the hash
+    of all of this; decided_by: what else the scores depend on.
 
     Raises ValueError on unknown tasks, on a prompt that does not fit (the harness would drop its beginning),
     on a chat template that is wanted and not there, for what a task cannot load and what ``placed`` refuses.
@@ -70,6 +78,19 @@ def evaluate(
     if apply_chat_template and not subject.tokenizer.chat_template:
         raise ValueError(f"{subject.name}: its tokenizer has no chat template to apply")
     window = length if max_length is None else max_length
+    settings = json.dumps(
+        {
+            "harness": version("lm_eval"),
+            "tasks": sorted(tasks),
+            "max_length": window,
+            "limit": limit,
+            "apply_chat_template": apply_chat_template,
+            "metadata": dict(metadata or {}),
+            "include_path": "" if include_path is None else _digest(Path(include_path)),
+            "decided_by": decided_by,
+        },
+        sort_keys=True,
+    )
     planned = [(method.label, placed(method, subject.rope, length)) for method in methods]
     with TemporaryDirectory() as folder, _quiet():
         model = _Model(
@@ -81,8 +102,14 @@ def evaluate(
             tasks, include_path, {"tokenizer": folder, "max_length": window, **(metadata or {})}
         )
         for label, done in planned:
+            tables = tables_at(done, length)
+            key = key_of(subject.identity, tables, [], settings)
+            kept = None if records is None else records.get(key, "scores", "seconds")
+            if kept is not None:
+                yield Evaluation(method=label, scores=kept["scores"], samples={}, seconds=kept["seconds"])
+                continue
             started = time.perf_counter()
-            with subject.rotating(done, tables_at(done, length)):
+            with subject.rotating(done, tables):
                 found = _HARNESS.simple_evaluate(
                     model=model,
                     tasks=list(tasks),
@@ -91,12 +118,24 @@ def evaluate(
                     bootstrap_iters=0,
                     apply_chat_template=apply_chat_template,
                 )
-            yield Evaluation(
+            made = Evaluation(
                 method=label,
                 scores={task: _metrics(row) for task, row in found["results"].items()},
                 samples=found["samples"],
                 seconds=time.perf_counter() - started,
             )
+            if records is not None:
+                record = {"method": label, "scores": made.scores, "seconds": made.seconds}
+                records.put(key, {**record, "settings": settings, **provenance()})
+            yield made
+
+
+def _digest(folder: Path) -> str:
+    """What changes when a file below the folder does."""
+    made = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        made.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    return made.hexdigest()
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, float]:

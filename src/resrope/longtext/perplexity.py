@@ -27,8 +27,8 @@ _SHORTEST = 512
 class Protocol:
     """What is measured. lengths: in tokens, each read from the start of a text. block: tokens averaged in the
     curve by position. window, stride: of the sliding-window protocol, None for one forward over a prefix.
-    target: tokens the methods are made for. chunk: tokens read at a time; it changes nothing but speed and
-    memory.
+    target: tokens the methods are made for, by default those of the window, else the longest length. chunk:
+    tokens read at a time; it changes nothing but speed and memory.
     """
 
     lengths: tuple[int, ...]
@@ -53,6 +53,11 @@ class Protocol:
             sliding_windows(2, self.window, self.stride)
 
     @property
+    def serves(self) -> int:
+        """The tokens that methods are made for: what was asked for, else all that is read at once."""
+        return self.target or self.window or self.longest
+
+    @property
     def longest(self) -> int:
         """The longest of the lengths."""
         return self.lengths[-1]
@@ -73,11 +78,12 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One method's losses, [texts, cells]. seconds: of all forwards, also those of earlier runs. commits: of
-    the code that made them."""
+    """One method's losses, [texts, cells]. serves: tokens that the method was made for. seconds: of all
+    forwards, also those of earlier runs. commits: of the code that made them."""
 
     by_length: Tally
     by_block: Tally
+    serves: int
     seconds: float
     commits: tuple[str, ...]
 
@@ -93,16 +99,6 @@ class Pass:
 def encode(tokenizer: Any, texts: Sequence[Text]) -> list[Encoded]:
     """Texts as tokens, with what the tokenizer itself puts before a text (BOS)."""
     return [Encoded(name=t.name, tokens=tuple(tokenizer(t.text, verbose=False).input_ids)) for t in texts]
-
-
-def check_reach(texts: Sequence[Encoded], lengths: Sequence[int]) -> None:
-    """Raise ValueError when a text is shorter than the shortest length, or none reaches the longest."""
-    short = next((e for e in texts if len(e.tokens) < lengths[0]), None)
-    if short is not None:
-        raise ValueError(
-            f"{short.name} has {len(short.tokens)} tokens, fewer than the shortest length, {lengths[0]}"
-        )
-    long_enough(texts, lengths[-1])
 
 
 def long_enough(texts: Sequence[Encoded], tokens: int) -> list[Encoded]:
@@ -171,7 +167,7 @@ def measure(
 
     Every finished text is kept at once. Raises ValueError for what the method or the model cannot do.
     """
-    done = placed(candidate, subject.rope, protocol.target or protocol.longest)
+    done = placed(candidate, subject.rope, protocol.serves)
     reading = _Reading(subject, done, protocol, store, progress)
     lengths, cells, seconds = [], [], 0.0
     commits: set[str] = set()
@@ -187,7 +183,11 @@ def measure(
         lengths.append([by_length.get(n, _NONE) for n in protocol.lengths])
         cells.append([_in_block(by_length, block) for block in protocol.blocks])
     return Measured(
-        by_length=tally(lengths), by_block=tally(cells), seconds=seconds, commits=tuple(sorted(commits))
+        by_length=tally(lengths),
+        by_block=tally(cells),
+        serves=done.length,
+        seconds=seconds,
+        commits=tuple(sorted(commits)),
     )
 
 

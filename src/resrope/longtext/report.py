@@ -39,11 +39,14 @@ def facts(study: Study) -> list[str]:
         else f"windows of {protocol.window} tokens, {protocol.stride} apart, every token counted once"
     )
     commits = sorted({c for m in study.methods.values() for c in m.commits})
+    made_for = ", ".join(f"{title(label)}: {m.serves}" for label, m in study.methods.items())
+    left_out = f"; too short for any: {', '.join(study.left_out)}" if study.left_out else ""
     return [
-        f"Trained on {study.native or 'an unknown number of'} tokens; methods made for {study.target}, "
-        "without training.",
+        f"The model as it is serves {study.native or 'an unknown number of'} tokens; nothing was trained. "
+        f"Tokens that each method was made for: {made_for}.",
         f"{_texts(len(study.texts))}; texts that reach each length: "
-        + ", ".join(f"{length}: {count}" for length, count in reach.items()),
+        + ", ".join(f"{length}: {count}" for length, count in reach.items())
+        + left_out,
         f"Protocol: {window}.",
         f"{sum(m.seconds for m in study.methods.values()):.0f} s of reading, at commit {', '.join(commits)}.",
     ]
@@ -68,7 +71,8 @@ def _by_length(study: Study, wide: bool) -> Grid:
         "Perplexity of the first tokens",
         ["", *(_mark(study, n) for n in study.protocol.lengths)],
         rows,
-        f"exp of all nats over all tokens{_brackets(wide)}. * beyond the {study.native} tokens of training.",
+        f"exp of all nats over all tokens{_brackets(wide)}. * beyond the {study.native} tokens of the "
+        "model as it is.",
     )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from resrope.files import atomic_write, remove_leftovers
 from resrope.longtext.candidates import Candidate, placed, tables_at
-from resrope.longtext.forward import Progress, continuation
+from resrope.longtext.forward import CHUNK, Progress, continuation
+from resrope.longtext.memory import check_fits
 from resrope.longtext.passkey import FILLER, ROOM, Encode, build, is_right
-from resrope.longtext.store import key_of
+from resrope.longtext.store import Records, key_of
 from resrope.longtext.subject import Subject
-from resrope.models.extension import Extension, trained_length
+from resrope.models.extension import Extension
 from resrope.provenance import provenance
 from resrope.spec import Frequencies, check
 
@@ -110,36 +108,12 @@ class Retrieval:
         }
 
 
-class Answers:
-    """A folder of answers and how they came about, each under the hash of everything that decides it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-
-    def get(self, name: str) -> Mapping[str, Any] | None:
-        """What was kept; None where there is nothing. Raises ValueError for a damaged file."""
-        path = self._folder / f"{name}.json"
-        if not path.is_file():
-            return None
-        try:
-            made = json.loads(path.read_text(encoding="utf-8"))
-            return {"answer": made["answer"], "commit": made["commit"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged; remove it and run again: {error!r}") from None
-
-    def put(self, name: str, made: Mapping[str, Any]) -> None:
-        """Keep ``made``, which has ``answer`` and ``commit``."""
-        atomic_write(self._folder / f"{name}.json", json.dumps(made, indent=1) + "\n")
-
-
 def measure(
     subject: Subject,
     methods: Sequence[Candidate],
     plan: Plan,
     encode: Encode,
-    answers: Answers,
+    answers: Records,
     *,
     haystack: Sequence[str] = FILLER,
     progress: Progress = lambda tokens: None,
@@ -148,18 +122,19 @@ def measure(
 
     Every question is a forward of its own: what two questions share ends at the first key. progress: all
     methods together read ``plan.tokens`` each. Raises ValueError, before the first forward, for a method
-    that the model cannot have and for a length that is too short.
+    that the model cannot have and for a length that does not fit into memory.
     """
     extended = {one.label: placed(one, subject.rope, plan.serves) for one in methods}
+    check_fits(subject.model, plan.lengths[-1], chunk=CHUNK, kept_rows=1)
     found: dict[str, list[Cell]] = {label: [] for label in extended}
-    asking = _Asking(subject, encode, haystack, answers, progress, set())
+    asking = _Asking(subject, encode, haystack, answers, progress, set(), {})
     for length in plan.lengths:
         for label, done in extended.items():
             found[label] += asking.cells(label, done, plan, length)
     return Retrieval(
         model=subject.name,
         plan=plan,
-        native_length=trained_length(subject.rope),
+        native_length=subject.native,
         methods=found,
         commits=tuple(sorted(asking.commits)),
     )
@@ -172,9 +147,10 @@ class _Asking:
     subject: Subject
     encode: Encode
     haystack: Sequence[str]
-    answers: Answers
+    answers: Records
     progress: Progress
     commits: set[str]
+    questions: dict[tuple[int, float, int], list[int]]
 
     def cells(self, label: str, done: Extension, plan: Plan, length: int) -> list[Cell]:
         """One method at one length, with the table of sequences of that length."""
@@ -191,9 +167,9 @@ class _Asking:
     def answer(
         self, label: str, tables: Mapping[str, Frequencies], length: int, depth: float, key: int
     ) -> str:
-        tokens = build(self.encode, length=length, depth=depth, key=key, haystack=self.haystack)
+        tokens = self.question(length, depth, key)
         name = key_of(self.subject.identity, tables, tokens, f"{ROOM} greedy tokens")
-        made = self.answers.get(name)
+        made = self.answers.get(name, "answer", "commit")
         if made is None:
             question = {"method": label, "length": length, "depth": depth, "key": key}
             made = {"answer": self.ask(tokens), **question, "model": self.subject.name, **provenance()}
@@ -201,8 +177,15 @@ class _Asking:
             self.progress(length - len(tokens))
         else:
             self.progress(length)
-        self.commits.add(str(made["commit"]))
+        self.commits.add(str(made["commit"] or "unknown"))
         return str(made["answer"])
+
+    def question(self, length: int, depth: float, key: int) -> list[int]:
+        """Built once for all methods: finding how many sentences fit takes a dozen encodings of the text."""
+        if (length, depth, key) not in self.questions:
+            made = build(self.encode, length=length, depth=depth, key=key, haystack=self.haystack)
+            self.questions[length, depth, key] = made
+        return self.questions[length, depth, key]
 
     def ask(self, tokens: Sequence[int]) -> str:
         model, tokenizer = self.subject.model, self.subject.tokenizer

@@ -16,18 +16,41 @@ from resrope.longtext.forward import Losses
 from resrope.spec import Frequencies
 
 
-class Store:
-    """A folder of float32 losses, each under the hash of everything that decides them.
-
-    The key holds the model (``Subject.identity``), the tables bit by bit, the tokens and how they are cut
-    into windows; the file beside it says who made it. Losses of a longer text serve a shorter one: they
-    are a prefix (causality), as long as they come from one forward.
-    """
+class Records:
+    """A folder of JSON objects, each under the hash of everything that decides it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
+
+    def get(self, key: str, *fields: str) -> dict[str, Any] | None:
+        """What was kept, None where nothing was. Raises ValueError where it is damaged or lacks a field."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return {**kept, **{field: kept[field] for field in fields}}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; remove it and run again: {error!r}") from None
+
+    def put(self, key: str, made: Mapping[str, Any]) -> None:
+        """Keep ``made``, JSON types."""
+        atomic_write(self.folder / f"{key}.json", json.dumps(made, indent=1) + "\n")
+
+
+class Store:
+    """A folder of float32 losses, each under the hash of everything that decides them.
+
+    The key holds the model (``Subject.identity``), the tables bit by bit, the tokens and how they are cut
+    into windows; the record beside it says who made it. Losses of a longer text serve a shorter one: they
+    are a prefix (causality), as long as they come from one forward.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records = Records(folder)
 
     def get(self, key: str, count: int) -> Losses | None:
         """The first ``count`` losses under ``key``; None where there are fewer."""
@@ -44,16 +67,15 @@ class Store:
         """Keep ``losses`` and, beside them, how they were made."""
         data = io.BytesIO()
         np.save(data, losses, allow_pickle=False)
-        atomic_write(self.folder / f"{key}.json", json.dumps(made, indent=1) + "\n")
+        self._records.put(key, made)
         atomic_write(self.folder / f"{key}.npy", data.getvalue())
 
     def made(self, key: str) -> dict[str, Any]:
-        """How the losses under ``key`` were made."""
-        path = self.folder / f"{key}.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged; remove it and run again: {error}") from None
+        """How the losses under ``key`` were made. Raises ValueError where that is missing or damaged."""
+        kept = self._records.get(key, "seconds", "commit")
+        if kept is None:
+            raise ValueError(f"{self.folder / key}.json is missing; remove {key}.npy and run again")
+        return kept
 
 
 def key_of(

@@ -13,7 +13,6 @@ from resrope.longtext.memory import check_fits
 from resrope.longtext.perplexity import Encoded, Measured, Protocol, measure, work
 from resrope.longtext.store import Store
 from resrope.longtext.subject import Subject
-from resrope.models.extension import trained_length
 from resrope.provenance import provenance
 
 _RESONANCE = "resonance-"
@@ -21,16 +20,20 @@ _RESONANCE = "resonance-"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """What was measured. methods: by label, as asked for. native: tokens the model was trained on.
+    """What was measured. methods: by label, as asked for. native: tokens that the model as it is serves.
     made: the command and the versions that put it together."""
 
     model: str
     native: int | None
-    target: int
     protocol: Protocol
     texts: Mapping[str, int]
     methods: Mapping[str, Measured]
     made: Mapping[str, Any]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Texts that reach none of the lengths."""
+        return [name for name, tokens in self.texts.items() if tokens < self.protocol.lengths[0]]
 
     def pairs(self) -> dict[str, tuple[Measured, Measured]]:
         """Label without Resonance -> (with, without), where both were measured."""
@@ -42,12 +45,13 @@ class Study:
         return {
             "model": self.model,
             "native_length": self.native,
-            "target_length": self.target,
+            "target_length": self.protocol.serves,
             "lengths": list(self.protocol.lengths),
             "block": self.protocol.block,
             "window": self.protocol.window,
             "stride": self.protocol.stride,
             "texts": dict(self.texts),
+            "left_out": self.left_out,
             "texts_by_length": dict(
                 zip(map(str, self.protocol.lengths), self._any().by_length.texts(), strict=True)
             ),
@@ -69,6 +73,7 @@ class Study:
                 name: self._keyed(_row(measured.by_length, i).perplexity())
                 for i, name in enumerate(self.texts)
             },
+            "made_for": measured.serves,
             "seconds": round(measured.seconds, 1),
             "commits": list(measured.commits),
         }
@@ -131,8 +136,7 @@ def study(
         measured[candidate.label] = measure(subject, candidate, texts, protocol, store, progress=progress)
     return Study(
         model=subject.name,
-        native=trained_length(subject.rope),
-        target=protocol.target or protocol.longest,
+        native=subject.native,
         protocol=protocol,
         texts={text.name: len(text.tokens) for text in texts},
         methods=measured,
@@ -144,7 +148,7 @@ def total_work(
     subject: Subject, asked: Sequence[Candidate], texts: Sequence[Encoded], protocol: Protocol
 ) -> int:
     """Tokens that a study reads. Raises ValueError for a method that the model cannot take."""
-    target = protocol.target or protocol.longest
+    target = protocol.serves
     return sum(work(placed(one, subject.rope, target), texts, protocol) for one in asked)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch import nn
 
 from resrope.longtext import attention
 from resrope.models import gguf
-from resrope.models.apply import install_tables, rope_of
+from resrope.models.apply import rope_of, rotating
 from resrope.models.config import ModelRope
-from resrope.models.extension import Extension
+from resrope.models.extension import Extension, trained_length
 from resrope.models.load import load
 from resrope.models.source import SMOLLM2
-from resrope.spec import Frequencies, frequencies
+from resrope.spec import Frequencies
 
 # Bytes up to which a file is known by its content; more takes seconds to read.
 _HASHED = 1 << 30
@@ -37,18 +37,16 @@ class Subject:
     rope: ModelRope
     identity: str
 
-    @contextmanager
-    def rotating(self, done: Extension, tables: Mapping[str, Frequencies]) -> Iterator[nn.Module]:
-        """The model with ``tables``, by layer type, in its rotary modules; afterwards with its own again.
+    @property
+    def native(self) -> int | None:
+        """Tokens that the model as it is serves, by its config; None where that is silent."""
+        return self.rope.max_position_embeddings or trained_length(self.rope)
 
-        Phases are exact. The model's config stays as it is.
-        """
-        try:
-            install_tables(self.model, done, dict(tables), True)
-            yield self.model
-        finally:
-            own = {layer: frequencies(spec) for layer, spec in self.rope.specs.items()}
-            install_tables(self.model, done, own, True)
+    def rotating(
+        self, done: Extension, tables: Mapping[str, Frequencies]
+    ) -> AbstractContextManager[nn.Module]:
+        """The model with ``tables``, by layer type, and exact phases; afterwards as it was."""
+        return rotating(self.model, done, dict(tables))
 
 
 def open_subject(
@@ -63,7 +61,8 @@ def open_subject(
 
     device: cuda or mps where there is one, else cpu. dtype: float32 on a CPU, else bfloat16 (a GGUF file is
     dequantised to it). attn: an attention implementation of transformers; left out, sdpa models on a CPU
-    get ours (``resrope.longtext.attention``), all others what transformers chooses.
+    get ours (``resrope.longtext.attention``) where it gives their own logits, all others what transformers
+    chooses.
     tokenizer: one that is loaded already. Raises ValueError or OSError.
     """
     place = _device(device)
@@ -72,14 +71,14 @@ def open_subject(
     model: Any = load(path, dtype=kind, exact=False, model_kwargs=options)
     model.to(place)
     if attn is None and place.type == "cpu" and model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(attention.register())
+        attention.install_where_right(model)
     used = model.config._attn_implementation
     return Subject(
         name=str(path),
         model=model.eval(),
         tokenizer=tokenizer_of(path) if tokenizer is None else tokenizer,
         rope=rope_of(model),
-        identity=_hash(_weights(path), str(kind), str(used), *_elsewhere(place)),
+        identity=_hash(_weights(path, model.config), str(kind), str(used), *_elsewhere(place)),
     )
 
 
@@ -92,8 +91,13 @@ def tokenizer_of(path: str | Path) -> Any:
         if file is not None and file.suffix == ".gguf":
             return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{path}: no tokenizer can be loaded: {' '.join(str(error).split()):.200}") from None
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # damaged files fail in as many ways as there are formats
+        first = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: no tokenizer can be loaded: {type(error).__name__}: {first:.200}"
+        ) from error
 
 
 def _file(path: str | Path) -> Path | None:
@@ -123,12 +127,12 @@ def _dtype(asked: str | None, device: torch.device) -> torch.dtype:
     return _DTYPES[asked]
 
 
-def _weights(path: str | Path) -> str:
-    """What changes when the weights do: the content of small files, size and time of large ones; a hub id is
-    its name."""
+def _weights(path: str | Path, config: Any) -> str:
+    """What changes when the weights do: the content of small files, size and time of large ones, on the hub
+    the commit."""
     file = _file(path)
     if file is None:
-        return str(path)
+        return f"{path} {getattr(config, '_commit_hash', None)}"
     files = sorted(file.iterdir()) if file.is_dir() else [file]
     return "\n".join(_fingerprint(f) for f in files if f.suffix in (".safetensors", ".gguf", ".json"))
 

@@ -67,6 +67,7 @@ def doubling(shortest: int, longest: int) -> list[int]:
     >>> doubling(512, 3000)
     [512, 1024, 2048, 3000]
     """
+    check.integer("shortest", shortest, 1, "tokens")
     made = []
     while shortest < longest:
         made.append(shortest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,18 +97,41 @@ def install_tables(model: nn.Module, done: Extension, tables: dict[str, Frequenc
     Raises RuntimeError when a module does not compute its table; every module is then as it was.
     """
     modules = rotary_modules(model, done.before)
-    before = [(one.module, one.module.__class__, one.module.__dict__.copy()) for one in modules]
-    buffers = [one.module._buffers.copy() for one in modules]
+    restore = _remembered([one.module for one in modules])
     try:
         for one in modules:
             install(one.module, {key: tables[layer] for key, layer in one.keys.items()}, exact=exact)
             for key, layer in one.keys.items():
                 check_effect(one, key, tables[layer], exact=exact)
     except RuntimeError:
-        for (module, cls, state), kept in zip(before, buffers, strict=True):
-            module.__class__ = cls
-            module.__dict__ = {**state, "_buffers": kept}
+        restore()
         raise
+
+
+@contextmanager
+def rotating(model: nn.Module, done: Extension, tables: dict[str, Frequencies]) -> Iterator[nn.Module]:
+    """``model`` with ``tables`` and exact phases; afterwards its rotary modules are bit for bit as before.
+
+    The config stays as it is. Raises what ``install_tables`` raises.
+    """
+    restore = _remembered([one.module for one in rotary_modules(model, done.before)])
+    try:
+        install_tables(model, done, tables, True)
+        yield model
+    finally:
+        restore()
+
+
+def _remembered(modules: list[nn.Module]) -> Callable[[], None]:
+    """A function that makes the modules what they are now: class, attributes, buffers."""
+    before = [(m, m.__class__, m.__dict__.copy(), m._buffers.copy()) for m in modules]
+
+    def restore() -> None:
+        for module, cls, state, buffers in before:
+            module.__class__ = cls
+            module.__dict__ = {**state, "_buffers": buffers.copy()}
+
+    return restore
 
 
 def as_stock(tables: dict[str, Frequencies], config: dict[str, Any]) -> dict[str, Frequencies]:

@@ -67,7 +67,9 @@ def load(
 def _from_pretrained(path: str | Path, options: dict[str, Any]) -> Any:
     """transformers' own loader; whatever it raises becomes one line."""
     try:
-        return _causal_lm().from_pretrained(str(path), use_safetensors=True, **options)
+        # A GGUF file is no pickle either, and refuses the word.
+        safe = {} if "gguf_file" in options else {"use_safetensors": True}
+        return _causal_lm().from_pretrained(str(path), **safe, **options)
     except (MemoryError, RecursionError):
         raise
     except Exception as error:
@@ -143,7 +145,7 @@ def _from_gguf(file: Path, options: dict[str, Any]) -> Any:
 
     options = {**options, "dtype": torch.float32 if options["dtype"] == "auto" else options["dtype"]}
     rope = gguf.read_gguf(file)
-    read = _causal_lm().from_pretrained(str(file.parent), gguf_file=file.name, **options)
+    read = _from_pretrained(file.parent, {**options, "gguf_file": file.name})
     config = type(read.config).from_dict(
         {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     )

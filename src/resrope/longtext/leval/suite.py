@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,8 @@ def run_suite(
     """L-Eval's tasks for one method after the other.
 
     length: tokens of document and answer, which the methods serve; the question comes on top.
-    loglikelihood: choose the likeliest letter instead of writing an answer. options: limit, batch_size and
-    apply_chat_template of ``evaluate``, which also says what is raised.
+    loglikelihood: choose the likeliest letter instead of writing an answer. options: limit, batch_size,
+    apply_chat_template and records of ``evaluate``, which also says what is raised.
     """
     names = {task: f"leval_{task}_loglikelihood" if loglikelihood else f"leval_{task}" for task in tasks}
     found = evaluate(
@@ -65,6 +66,7 @@ def run_suite(
         length=length,
         max_length=length + QUESTION_TOKENS,
         metadata={"leval_data": None if folder is None else str(folder)},
+        decided_by="" if folder is None else _digests(folder, tasks),
         **options,
     )
     for one in found:
@@ -75,6 +77,11 @@ def run_suite(
         whole = set(tasks) == set(_suite(loglikelihood))
         mean = balanced(list(scores.values())) if whole else None
         yield SuiteScores(method=one.method, scores=scores, mean=mean, seconds=one.seconds)
+
+
+def _digests(folder: Path, tasks: Sequence[str]) -> str:
+    """The content of the tasks' files."""
+    return " ".join(hashlib.sha256((folder / f"{task}.jsonl").read_bytes()).hexdigest() for task in tasks)
 
 
 def _suite(loglikelihood: bool) -> tuple[str, ...]:
