@@ -200,6 +200,30 @@ def test_our_own_defects_keep_their_traceback(monkeypatch):
         main(["posgen", "show"])
 
 
+@pytest.mark.parametrize("cls", [RuntimeError, type("OutOfMemoryError", (RuntimeError,), {})])
+def test_running_out_of_memory_is_one_line(cls, capsys, monkeypatch):
+    import resrope.posgen.show
+
+    def too_much(*args, **kwargs):
+        raise cls("[enforce fail] DefaultCPUAllocator: can't allocate memory\nand a stack")
+
+    monkeypatch.setattr(resrope.posgen.show, "example", too_much)
+    code, _, err = call(capsys, "posgen", "show")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "not enough memory" in err
+
+
+def test_another_runtime_error_keeps_its_traceback(monkeypatch):
+    import resrope.posgen.show
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(resrope.posgen.show, "example", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["posgen", "show"])
+
+
 def test_a_missing_extra_names_its_install(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = call(capsys, "posgen", "run", "--out", str(tmp_path / "out"))

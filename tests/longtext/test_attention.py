@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from resrope.longtext.attention import NAME, chunk_attention, register
+from resrope.longtext.attention import NAME, chunk_attention, install_where_right, register
 
 
 def softmax_attention(query, key, value, scale):
@@ -77,3 +77,12 @@ def test_a_mask_goes_to_sdpa():
     assert NAME == "resrope_chunked"
     assert masked.shape == plain.shape == (1, 3, 4, 16)
     assert torch.allclose(masked, plain, atol=2e-6)
+
+
+def test_a_model_that_reads_the_mask_itself_keeps_what_it_has(tiny):
+    """doge adds its own mask to the one that it is given: without one it would see what comes after."""
+    shape = {"keep_window_size": 2048, "is_moe": False}
+    for model, wanted in ((tiny("doge", **shape), "sdpa"), (tiny("llama"), NAME), (tiny("gpt_neox"), NAME)):
+        model.set_attn_implementation("sdpa")
+        install_where_right(model)
+        assert model.config._attn_implementation == wanted

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resrope.longtext.compare import conclusion, lengths_around, verdicts
+from resrope.longtext.compare import conclusion, even_block, lengths_around, verdicts
 from resrope.longtext.curves import Tally
 from resrope.longtext.perplexity import Measured, Protocol
 from resrope.longtext.retrieval import Cell, Plan, Retrieval
@@ -69,6 +69,31 @@ def test_where_a_method_breaks():
     assert found[1].broken_from == 768
     assert "breaks at 768 tokens" in found[1].words
     assert conclusion(found).startswith("Not worth it")
+
+
+def test_a_model_that_holds_by_itself_needs_no_method():
+    found = verdicts(study(own=lambda m: 2.0, yarn=lambda m: 2.01))
+    assert conclusion(found) == (
+        "Not worth it: beyond its context the model as it is reads no worse than with yarn."
+    )
+
+
+def test_a_method_that_degrades_is_a_compromise():
+    found = verdicts(
+        study(own=own, yarn=lambda m: 2.0 if m < 512 else 2.4, ntk=lambda m: 2.0 if m < 512 else 2.5)
+    )
+    assert conclusion(found).startswith("A compromise: yarn reads best beyond, where it degrades")
+
+
+def test_a_comparison_needs_a_method():
+    with pytest.raises(ValueError, match="a method beside own"):
+        conclusion(verdicts(study(own=own)))
+
+
+def test_blocks_that_do_not_straddle_the_context():
+    assert even_block(8192) == 1024
+    assert even_block(2047) == 89
+    assert even_block(2053) == 2053, "a prime: one block inside"
 
 
 def test_degrading_is_neither():

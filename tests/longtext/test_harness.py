@@ -1,15 +1,19 @@
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from resrope.longtext import harness
 from resrope.longtext.candidates import candidates
 from resrope.longtext.harness import Evaluation, _metrics, _Model, evaluate
 from resrope.longtext.leval import TASK_FOLDER
 from resrope.longtext.leval.prompts import shortened, system_prompt
 from resrope.longtext.leval.scoring import score
 from resrope.longtext.leval.suite import run_suite, wanted_tasks
+from resrope.longtext.store import Records
 from resrope.longtext.subject import open_subject
 from resrope.models.apply import rope_of
 from resrope.models.extension import extension
@@ -133,6 +137,33 @@ def test_scores_are_those_of_what_the_model_said(subject, data):
             said = [f"{a} [fact: {b}]" for a, b in zip(said[::2], said[1::2], strict=True)]
         assert each[task] == score(task, said, outputs)
     assert found.scores["leval"]["leval_score"] == pytest.approx(sum(each.values()) / 6)
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_method_that_is_finished_is_not_asked_again(subject, data, tmp_path, monkeypatch):
+    records, methods = Records(tmp_path / "scores"), candidates(["own", "yarn"], {"factor": 2.0})
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+
+    def run(**options):
+        options = {"folder": folder, "length": LENGTH, "records": records, **options}
+        return list(run_suite(subject, methods, ["gsm100"], **options))
+
+    first = run()
+    asked = []
+    real = harness._HARNESS.simple_evaluate
+    monkeypatch.setattr(
+        harness._HARNESS, "simple_evaluate", lambda **options: asked.append(1) or real(**options)
+    )
+    assert [(r.method, r.scores, r.seconds) for r in run()] == [
+        (r.method, r.scores, r.seconds) for r in first
+    ]
+    assert not asked
+    run(limit=1)
+    assert len(asked) == 2
+    file = folder / "gsm100.jsonl"
+    file.write_text(file.read_text().replace("1 + 1", "1 + 0"))
+    run()
+    assert len(asked) == 4
 
 
 def evaluations(monkeypatch, scores):

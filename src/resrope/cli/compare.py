@@ -44,10 +44,10 @@ def compare(
     ),
     json_output: longtext.Json = False,
 ) -> None:
-    """Measure methods against the unchanged model, inside its trained length and beyond, and give a verdict.
+    """Measure methods against the unchanged model, inside its context and beyond, and give a verdict.
 
-    Perplexity by length and by position of the texts that reach TARGET, and passkeys hidden in half the
-    trained length and in TARGET tokens. The method `own`, the model as it is, is always among them.
+    Perplexity by length and by position of the texts that reach TARGET, and passkeys hidden in half that
+    context and in TARGET tokens. The method `own`, the model as it is, is always among them.
 
     Example: `resrope compare smollm2 --target 16384 --method yarn,resonance-yarn --text report.txt`
     """
