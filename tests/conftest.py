@@ -29,6 +29,7 @@ def letters(tmp_path_factory):
         vocab_size=256,
         max_position_embeddings=512,
         initializer_range=0.3,
+        eos_token_id=None,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

@@ -1,33 +1,15 @@
 import json
 
 import pytest
-import torch
 
 from resrope.cli import main
 
 SHORT = ["--lengths", "512,1024", "--depths", "2", "--trials", "1"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a tiny random model, trained on 512 tokens, and a tokenizer of single bytes."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
-
-    import resrope
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("passkey") / "model"
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(BPE({letter: i for i, letter in enumerate(letters)}, []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.decoder = decoders.ByteLevel()
-    shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
-    config = LlamaConfig(**shape, vocab_size=256, max_position_embeddings=512, eos_token_id=None)
-    resrope.save(AutoModelForCausalLM.from_config(config), folder)
-    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def model(letters):
+    return str(letters)
 
 
 @pytest.fixture(autouse=True)

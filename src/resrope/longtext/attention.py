@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "resrope_chunked"
+# Queries that attend at a time: the causal square, where the kernel is slow, is then a small part.
+_PART = 256
 # Tokens of each of the two chunks that are read to see whether a model can use it.
 _PROBE = 12
 
@@ -68,15 +70,29 @@ def chunk_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | No
     width = value.shape[-1]
     if width < key.shape[-1]:  # the kernel takes one head_dim for both; zeros add nothing
         value = F.pad(value, (0, key.shape[-1] - width))
+    parts = [
+        _attended(part, key[:, :, : past + end], value[:, :, : past + end], scale)
+        for part, end in zip(torch.split(query, _PART, 2), _ends(chunk), strict=True)
+    ]
+    return torch.cat(parts, 2)[..., :width]
+
+
+def _ends(chunk: int) -> list[int]:
+    return [min(start + _PART, chunk) for start in range(0, chunk, _PART)]
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """All of the prefix at once, the queries of a group packed side by side; the own square by itself."""
+    part, past = query.shape[2], key.shape[2] - query.shape[2]
     group = query.shape[1] // key.shape[1]
     own_key, own_value = (t[:, :, past:].repeat_interleave(group, 1) for t in (key, value))
     near, near_weight = _flash(query, own_key, own_value, scale, causal=True)
-    if past:
-        packed = query.reshape(query.shape[0], key.shape[1], group * chunk, query.shape[-1])
-        far, far_weight = _flash(packed, key[:, :, :past], value[:, :, :past], scale, causal=False)
-        share = torch.sigmoid(far_weight.reshape(near_weight.shape) - near_weight).unsqueeze(-1)
-        near = torch.lerp(near, far.reshape(near.shape), share.to(near.dtype))
-    return near[..., :width]
+    if not past:
+        return near
+    packed = query.reshape(query.shape[0], key.shape[1], group * part, query.shape[-1])
+    far, far_weight = _flash(packed, key[:, :, :past], value[:, :, :past], scale, causal=False)
+    share = torch.sigmoid(far_weight.reshape(near_weight.shape) - near_weight).unsqueeze(-1)
+    return torch.lerp(near, far.reshape(near.shape), share.to(near.dtype))
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
