@@ -8,6 +8,7 @@ from resrope.longtext.curves import Tally, ratios
 from resrope.longtext.study import Study
 from resrope.pictures import figure, png, style
 
+_FEW = 4
 CAPTIONS = {
     "lengths.png": "Perplexity of the first tokens of the texts (Figure 4 of the paper). The dotted line is "
     "the length that the model as it is serves.",
@@ -27,13 +28,14 @@ def draw(study: Study) -> dict[str, bytes]:
 def _lengths(study: Study) -> Any:
     made, axis = _axis(study, "tokens of the text (log)")
     for label, measured in study.methods.items():
-        _band(axis, study.protocol.lengths, measured.by_length, label)
+        if len(study.methods) <= _FEW:  # more bands than that cover one another
+            _band(axis, study.protocol.lengths, measured.by_length, label)
         axis.plot(
             study.protocol.lengths, measured.by_length.perplexity(), marker="o", markersize=3, **style(label)
         )
     axis.set_xscale("log", base=2)
     axis.set_xticks(study.protocol.lengths, [str(n) for n in study.protocol.lengths], rotation=30)
-    axis.minorticks_off()
+    axis.tick_params(axis="x", which="minor", bottom=False)
     return _finished(made, axis, "perplexity")
 
 
