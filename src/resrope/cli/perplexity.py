@@ -20,7 +20,9 @@ def perplexity(
     methods: longtext.Methods = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="Tokens, with commas.  [default: 512, 1024, … to 4 × the trained length]"),
+        typer.Option(
+            help="Tokens, with commas.  [default: 512, 1024, … to 4 × the length that the model serves]"
+        ),
     ] = None,
     target: longtext.Target = None,
     factor: longtext.Factor = None,
