@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
+from resrope.longtext import attention
 from resrope.longtext.attention import NAME, chunk_attention, install_where_right, register
 
 
@@ -86,3 +87,70 @@ def test_a_model_that_reads_the_mask_itself_keeps_what_it_has(tiny):
         model.set_attn_implementation("sdpa")
         install_where_right(model)
         assert model.config._attn_implementation == wanted
+
+
+@pytest.fixture
+def unmasked(monkeypatch):
+    """The chunks that attended without a mask."""
+    seen = []
+
+    def watch(query, *others):
+        seen.append(query.shape[2])
+        return chunk_attention(query, *others)
+
+    monkeypatch.setattr(attention, "chunk_attention", watch)
+    return seen
+
+
+@pytest.fixture
+def ours_and_stock(tiny):
+    models = [tiny("llama", initializer_range=0.2) for _ in range(2)]
+    models[0].set_attn_implementation(register())
+    models[1].set_attn_implementation("sdpa")
+    for model in models:
+        model.generation_config.eos_token_id = None
+    return models
+
+
+IDS = torch.randint(3, 128, (2, 40), generator=torch.Generator().manual_seed(1))
+PADDED = torch.ones_like(IDS)
+PADDED[0, :7] = 0
+
+
+def logits(model, ids, mask, past=0):
+    """Of the tokens after ``past``, which are read first, without a mask."""
+    with torch.no_grad():
+        cache = model(ids[:, :past], use_cache=True).past_key_values if past else None
+        return model(ids[:, past:], attention_mask=mask, past_key_values=cache).logits
+
+
+@pytest.mark.parametrize("past", [0, 15])
+def test_a_mask_of_ones_is_none(ours_and_stock, unmasked, past):
+    ours, stock = ours_and_stock
+    made = logits(ours, IDS, torch.ones_like(IDS), past)
+    assert unmasked == [past] * 2 * bool(past) + [40 - past] * 2  # two layers
+    assert torch.allclose(made, logits(stock, IDS, None)[:, past:], atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [PADDED, torch.ones(2, 25)], ids=["left padding", "too short for the keys"])
+def test_a_mask_that_hides_keys_is_one(ours_and_stock, unmasked, mask):
+    ours, stock = ours_and_stock
+    made = logits(ours, IDS, mask, 15)
+    assert unmasked == [15] * 2
+    assert torch.allclose(made, logits(stock, IDS, mask, 15), atol=1e-5)
+    assert not torch.allclose(made, logits(stock, IDS, None, 15), atol=1e-2)
+
+
+def test_generate_reads_a_prompt_at_once_and_then_token_by_token(ours_and_stock, unmasked):
+    alone, batch = [], []
+    for model in ours_and_stock:
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        rows = [(IDS[:1, 7:], PADDED[:1, 7:]), (IDS[1:], PADDED[1:])]
+        alone.append([model.generate(ids, attention_mask=ones, **options)[0, -6:] for ids, ones in rows])
+        batch.append(model.generate(IDS, attention_mask=PADDED, **options)[:, -6:])
+    assert unmasked == [33, 33, *[1] * 10, 40, 40, *[1] * 10]
+    wanted = torch.stack(alone[1])
+    assert len(set(wanted.flatten().tolist())) > 6
+    assert torch.equal(torch.stack(alone[0]), wanted)
+    assert torch.equal(batch[0], wanted)
+    assert torch.equal(batch[1], wanted)

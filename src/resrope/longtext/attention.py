@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "resrope_chunked"
-# Queries that attend at a time: the causal square, where the kernel is slow, is then a small part.
-_PART = 256
+# Queries whose causal square is left to the kernel, which is slow there.
+_SQUARE = 128
 # Tokens of each of the two chunks that are read to see whether a model can use it.
 _PROBE = 12
 
@@ -65,34 +65,43 @@ def chunk_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | No
     chunk's own at the end. scale: of the scores, head_dim^-0.5 where left out. Returns [batch, heads, chunk,
     value's head_dim].
     """
-    chunk, past = query.shape[2], key.shape[2] - query.shape[2]
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     width = value.shape[-1]
     if width < key.shape[-1]:  # the kernel takes one head_dim for both; zeros add nothing
         value = F.pad(value, (0, key.shape[-1] - width))
-    parts = [
-        _attended(part, key[:, :, : past + end], value[:, :, : past + end], scale)
-        for part, end in zip(torch.split(query, _PART, 2), _ends(chunk), strict=True)
-    ]
-    return torch.cat(parts, 2)[..., :width]
+    attended, _ = _attend(query, key, value, scale)
+    return attended[..., :width]
 
 
-def _ends(chunk: int) -> list[int]:
-    return [min(start + _PART, chunk) for start in range(0, chunk, _PART)]
-
-
-def _attended(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """All of the prefix at once, the queries of a group packed side by side; the own square by itself."""
-    part, past = query.shape[2], key.shape[2] - query.shape[2]
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of the scores: the prefix apart from the queries' own square, which is halved
+    until it is small: in the halves below its diagonal every query sees every key, which is what is fast."""
+    chunk, past = query.shape[2], key.shape[2] - query.shape[2]
+    if past:
+        own = _attend(query, key[:, :, past:], value[:, :, past:], scale)
+        return _mixed(own, _all_seen(query, key[:, :, :past], value[:, :, :past], scale))
+    if chunk > _SQUARE:
+        half = chunk // 2
+        first = _attend(query[:, :, :half], key[:, :, :half], value[:, :, :half], scale)
+        second = _attend(query[:, :, half:], key, value, scale)
+        return torch.cat([first[0], second[0]], 2), torch.cat([first[1], second[1]], 2)
     group = query.shape[1] // key.shape[1]
-    own_key, own_value = (t[:, :, past:].repeat_interleave(group, 1) for t in (key, value))
-    near, near_weight = _flash(query, own_key, own_value, scale, causal=True)
-    if not past:
-        return near
-    packed = query.reshape(query.shape[0], key.shape[1], group * part, query.shape[-1])
-    far, far_weight = _flash(packed, key[:, :, :past], value[:, :, :past], scale, causal=False)
-    share = torch.sigmoid(far_weight.reshape(near_weight.shape) - near_weight).unsqueeze(-1)
-    return torch.lerp(near, far.reshape(near.shape), share.to(near.dtype))
+    key, value = (t.repeat_interleave(group, 1) for t in (key, value))
+    return _flash(query, key, value, scale, causal=True)
+
+
+def _all_seen(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """All keys for every query, those of a group packed side by side."""
+    batch, heads, chunk, head_dim = query.shape
+    packed = query.reshape(batch, key.shape[1], heads // key.shape[1] * chunk, head_dim)
+    out, weight = _flash(packed, key, value, scale, causal=False)
+    return out.reshape(query.shape), weight.reshape(batch, heads, chunk)
+
+
+def _mixed(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two softmaxes over disjoint keys as one."""
+    share = torch.sigmoid(other[1] - one[1]).unsqueeze(-1)
+    return torch.lerp(one[0], other[0], share.to(one[0].dtype)), torch.logaddexp(one[1], other[1])
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool) -> tuple[Tensor, Tensor]:
@@ -130,11 +139,18 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """No mask where attention is causal and nothing more, else that of sdpa (windows, chunked layers)."""
     from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-    plain = kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None
-    if plain and _no_keys_ahead(kwargs):
+    plain = kwargs.get("mask_function") is causal_mask_function
+    if plain and _no_padding(kwargs) and _no_keys_ahead(kwargs):
         return None
     made: Tensor | None = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
     return made
+
+
+def _no_padding(kwargs: dict[str, Any]) -> bool:
+    """Whether all keys count: generate always hands over a mask [batch, length], of ones for one prompt."""
+    mask, keys = kwargs.get("attention_mask"), kwargs["kv_length"]
+    # transformers takes keys for padding that a mask does not reach.
+    return mask is None or (mask.shape[-1] >= keys and bool(mask[..., :keys].all()))
 
 
 def _no_keys_ahead(kwargs: dict[str, Any]) -> bool:
