@@ -176,7 +176,7 @@ def knowing(monkeypatch, subject):
     """
     asked = []
 
-    def answer(model, tokens, count, *, stop, progress):
+    def answer(model, tokens, count, *, chunk, stop, progress):
         assert count == ROOM
         assert set(stop) == {2, 3, 4}
         frequencies = model.model.rotary_emb.inv_freq.clone()

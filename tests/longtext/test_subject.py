@@ -4,6 +4,8 @@ import shutil
 import pytest
 import torch
 
+from resrope import RopeSpec, frequencies
+from resrope.export.convert import convert
 from resrope.longtext import attention
 from resrope.longtext.candidates import candidates, placed, tables_at
 from resrope.longtext.forward import token_losses
@@ -158,3 +160,11 @@ def test_a_folder_without_a_tokenizer_or_a_model(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot load it"):
         open_subject(tmp_path / "empty")
+
+
+def test_the_attention_asked_for_is_used_in_a_gguf_file_too(letters, tmp_path):
+    pytest.importorskip("gguf")
+    file, table = tmp_path / "model.gguf", frequencies(RopeSpec(head_dim=16, rope_theta=10_000.0))
+    convert(letters, file, table=table, length=512, provenance={}, no_vocab=True)
+    subject = open_subject(file, attn="eager", tokenizer=object())
+    assert subject.model.config._attn_implementation == "eager"

@@ -149,7 +149,9 @@ def _from_gguf(file: Path, options: dict[str, Any]) -> Any:
     config = type(read.config).from_dict(
         {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     )
-    model = _causal_lm().from_config(config, dtype=read.dtype)
+    # The dictionary does not have the attention that was asked for.
+    attention = {"attn_implementation": read.config._attn_implementation}
+    model = _causal_lm().from_config(config, dtype=read.dtype, **attention)
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = read.generation_config
