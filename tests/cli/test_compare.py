@@ -53,6 +53,23 @@ def test_table_and_page(call, tmp_path):
     assert "is it worth it?" in page
 
 
+def test_what_cannot_be_asked_later_is_said_before_anything_is_read(call, tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("a text was read")
+
+    monkeypatch.setattr("resrope.longtext.perplexity.token_losses", read)
+    (tmp_path / "leval").mkdir()
+    (tmp_path / "leval" / "tpo.jsonl").write_text("{}\n")
+    code, _, err = call("--target 1024 --text . --leval leval")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "tpo.jsonl" in err
+    code, _, err = call(
+        "--target 1024 --text . --depths 0.5"
+    )  # half of 512 holds the sentences, not the task
+    assert (code, err.count("\n")) == (2, 1)
+    assert "length must be at least" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -65,6 +82,10 @@ def test_table_and_page(call, tmp_path):
         ("--target 1024 --text . --leval .", "must be a folder with coursera.jsonl"),
         ("--target 1024 --text . --method own", "got own alone"),
         ("--text .", "--target"),
+        ("--target 516 --text .", "target must lie further beyond the 512 tokens"),
+        ("--target 1024 --text . --limit 3", "--limit is of L-Eval's questions"),
+        ("--target 1024 --text . --depths none --trials 2", "--trials is of passkeys"),
+        ("--target 1024 --text . --trials 0", "trials must be an integer >= 1"),
     ],
 )
 def test_mistakes(call, arguments, words):

@@ -50,7 +50,7 @@ def knowing(monkeypatch, model):
 
     tokenizer, asked = AutoTokenizer.from_pretrained(model), []
 
-    def answer(model, tokens, count, *, stop, progress):
+    def answer(model, tokens, count, *, chunk, stop, progress):
         asked.append(len(tokens))
         progress(len(tokens))
         found = re.search(r"\d{5}", tokenizer.decode(tokens))
@@ -68,7 +68,7 @@ def test_a_table_for_people(call, model, knowing):
     assert ["own", "100", "0"] in rows
     assert ["YaRN", "100", "0"] in rows
     assert rows.count(["at", "0", "%", "100", "0"]) == rows.count(["at", "100", "%", "100", "0"]) == 2
-    assert "Keys at every depth: 1; methods made for 1024 tokens. * beyond the 512 tokens of training." in out
+    assert "Keys at every depth: 1; methods made for 1024 tokens. * beyond the 512 tokens of the model." in out
     assert "*" not in call(model, "--lengths", "512", "--depths", "2")[1]
 
 
@@ -113,7 +113,7 @@ def test_ones_own_haystack(call, model, monkeypatch, tmp_path):
 
     tokenizer, read = AutoTokenizer.from_pretrained(model), []
 
-    def answer(model, tokens, count, *, stop, progress):
+    def answer(model, tokens, count, *, chunk, stop, progress):
         read.append(tokenizer.decode(tokens))
         return []
 

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resrope.longtext.compare import conclusion, even_block, lengths_around, verdicts
 from resrope.longtext.curves import Tally
 from resrope.longtext.perplexity import Measured, Protocol
 from resrope.longtext.retrieval import Cell, Plan, Retrieval
 from resrope.longtext.study import Study
+from resrope.longtext.windows import blocks
 
 PROTOCOL = Protocol(lengths=(256, 512, 1024), block=128, target=1024)
 
@@ -25,7 +28,7 @@ def measured(loss):
         by_length=tally(row, counts),
         by_block=tally(blocks, sizes),
         serves=1024,
-        seconds=1.0,
+        forwards={str(loss(1)): 1.0},
         commits=("abc",),
     )
 
@@ -71,6 +74,19 @@ def test_where_a_method_breaks():
     assert conclusion(found).startswith("Not worth it")
 
 
+def test_a_method_that_breaks_nowhere_is_better_than_one_that_reads_better_until_it_breaks():
+    broken, blunt = (lambda m: 2.0 if m < 896 else 2.8), (lambda m: 2.3)
+    found = verdicts(study(own=own, yarn=broken, ntk=blunt))
+    assert found[1].broken_from == 896
+    assert found[1].beyond < found[2].beyond
+    assert conclusion(found).startswith("A compromise: ntk")
+
+
+def test_a_forward_on_which_two_methods_rest_counts_once():
+    made = study(own=lambda m: 2.0, rope=lambda m: 2.0, yarn=lambda m: 2.1)
+    assert made.to_dict()["seconds"] == made.seconds == 2.0
+
+
 def test_a_model_that_holds_by_itself_needs_no_method():
     found = verdicts(study(own=lambda m: 2.0, yarn=lambda m: 2.01))
     assert conclusion(found) == (
@@ -91,9 +107,26 @@ def test_a_comparison_needs_a_method():
 
 
 def test_blocks_that_do_not_straddle_the_context():
-    assert even_block(8192) == 1024
-    assert even_block(2047) == 89
-    assert even_block(2053) == 2053, "a prime: one block inside"
+    assert even_block(8192, 16384) == 1024
+    assert even_block(2047, 4096) == 89
+    assert even_block(2053, 4200) == 2053, "a prime: one block inside"
+    assert even_block(8192, 8300) == 64, "what lies beyond is a block of its own"
+    with pytest.raises(ValueError, match="further beyond the 8192 tokens the model serves, got 8200"):
+        even_block(8192, 8200)
+    with pytest.raises(ValueError, match="further beyond the 2053 tokens"):
+        even_block(2053, 2100)
+
+
+@given(st.integers(2, 5000), st.integers(1, 9000))
+def test_there_is_a_block_beyond_and_none_on_both_sides(native, more):
+    try:
+        size = even_block(native, native + more)
+    except ValueError:
+        assert more < native
+        return
+    made = blocks(native + more, size)
+    assert native in [b.end for b in made]
+    assert made[-1].start >= native
 
 
 def test_degrading_is_neither():
@@ -123,5 +156,5 @@ def test_lengths_around_the_trained_length():
 
 def test_a_study_within_the_trained_length_has_no_verdict():
     inside = study(own=own)
-    with pytest.raises(ValueError, match="beyond it"):
+    with pytest.raises(ValueError, match="and beyond$"):
         verdicts(Study(**{**{f: getattr(inside, f) for f in inside.__slots__}, "native": 4096}))

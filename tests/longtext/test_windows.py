@@ -59,10 +59,13 @@ def test_blocks_are_all_positions_in_order(longest, size):
     made = blocks(longest, size)
     assert [i for b in made for i in range(b.start, b.end)] == list(range(longest))
     assert all(b.end - b.start == size for b in made[:-1])
+    assert len(made) == 1 or size / 2 <= made[-1].end - made[-1].start < 1.5 * size
 
 
 def test_blocks_by_hand():
     assert blocks(10, 4) == [Block(0, 4), Block(4, 8), Block(8, 10)]
+    assert blocks(9, 4) == [Block(0, 4), Block(4, 9)], "one token alone says nothing"
+    assert blocks(3, 8) == [Block(0, 3)]
     with pytest.raises(ValueError, match="block must be an integer >= 2"):
         blocks(10, 1)
 

@@ -19,7 +19,12 @@ def compare(
     model: longtext.Model,
     target: Annotated[int, typer.Option(help="Tokens that you want to reach.", show_default=False)],
     texts: longtext.Texts = None,
-    methods: longtext.Methods = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", help=f"{longtext.METHOD_HELP}  [default: yarn,resonance-yarn]", show_default=False
+        ),
+    ] = None,
     factor: longtext.Factor = None,
     parameters: longtext.Set = None,
     replace: longtext.Replace = False,
@@ -27,7 +32,7 @@ def compare(
         str,
         typer.Option(help="Where passkeys are hidden, or how many places; none: leave them out."),
     ] = "0.1,0.5,0.9",
-    trials: Annotated[int, typer.Option(help="Passkeys at every depth.")] = 1,
+    trials: Annotated[int | None, typer.Option(help="Passkeys at every depth.  [default: 1]")] = None,
     leval: Annotated[
         Path | None, typer.Option(help="A folder with L-Eval's files, to ask its questions too.")
     ] = None,
@@ -58,12 +63,16 @@ def compare(
         raise ValueError("--method must name a method to compare with the model as it is, got own alone")
     asked = longtext.chosen([OWN, *(m for m in given if m != OWN)], factor, parameters, replace)
     hidden = [] if depths == "none" else longtext.depths_of(depths)
+    if limit is not None and leval is None:
+        raise ValueError("--limit is of L-Eval's questions, which --leval asks")
+    if trials is not None and not hidden:
+        raise ValueError("--trials is of passkeys, which --depths none leaves out")
     longtext.pictures_first()
     longtext.quiet_libraries()
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, reaching=target)
     from resrope.longtext.compare import even_block, lengths_around, verdicts
     from resrope.longtext.comparison import Comparison
-    from resrope.longtext.passkey import encoder
+    from resrope.longtext.passkey import build, encoder
     from resrope.longtext.perplexity import Protocol
     from resrope.longtext.retrieval import Plan
     from resrope.longtext.subject import open_subject
@@ -72,21 +81,29 @@ def compare(
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
     lengths = lengths_around(subject.native, target)
-    protocol = Protocol(lengths=lengths, block=even_block(lengths[-2]), target=target, chunk=chunk)
-    keys = Plan(lengths=(lengths[-2] // 2, target), depths=hidden, trials=trials) if hidden else None
+    protocol = Protocol(lengths=lengths, block=even_block(lengths[-2], target), target=target, chunk=chunk)
+    keys, encode = None, encoder(tokenizer)
+    if hidden:
+        keys = Plan(lengths=(lengths[-2] // 2, target), depths=hidden, trials=1 if trials is None else trials)
+        build(encode, length=keys.lengths[0], depth=0.0, key=10_000)  # too short: said before hours of work
     study = longtext.studied(subject, asked, encoded, protocol, out)
     retrieval = None
     if keys is not None:
-        retrieval = longtext.retrieved(subject, asked, keys, encoder(tokenizer), out)
+        retrieval = longtext.retrieved(subject, asked, keys, encode, out, chunk=chunk)
     tasks = _scored(subject, asked, wanted, leval, target, limit, out) if wanted else {}
     found = Comparison(study=study, retrieval=retrieval, tasks=tasks, verdicts=verdicts(study, retrieval))
     _report(found, out, json_output)
 
 
 def _tasks_in(folder: Path) -> list[str]:
+    """The tasks whose files are there. Raises ValueError where one of them cannot be read."""
+    from resrope.longtext.leval.data import read_documents
     from resrope.longtext.leval.suite import wanted_tasks
 
-    return wanted_tasks([], folder)
+    found = wanted_tasks([], folder)
+    for task in found:
+        read_documents(task, folder)
+    return found
 
 
 def _scored(

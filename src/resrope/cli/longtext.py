@@ -26,21 +26,22 @@ Model = Annotated[
     str,
     typer.Argument(help="A Hugging Face folder, a hub id, a .gguf file, or `smollm2`.", show_default=False),
 ]
+METHOD_HELP = (
+    "own (the model as it is), rope, yarn, …, resonance-yarn; again or with commas for several; "
+    "yarn:factor=8 for parameters of its own."
+)
 Methods = Annotated[
     list[str] | None,
-    typer.Option(
-        "--method",
-        help="own (the model as it is), rope, yarn, …, resonance-yarn; again or with commas for several; "
-        "yarn:factor=8 for parameters of its own.  [default: own]",
-        show_default=False,
-    ),
+    typer.Option("--method", help=f"{METHOD_HELP}  [default: own]", show_default=False),
 ]
 Target = Annotated[
     int | None, typer.Option(help="Tokens the methods are made for.  [default: the longest length]")
 ]
 Factor = Annotated[
     float | None,
-    typer.Option(help="Of every method but dynamic NTK.  [default: target / trained length]"),
+    typer.Option(
+        help="Of every method but dynamic NTK.  [default: tokens they are made for / trained length]"
+    ),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Another parameter of every method: beta_fast=16.")
@@ -204,7 +205,7 @@ def encoded(
         encoded = long_enough(encoded, reaching)
         encoded = encoded if documents is None else sample(encoded, documents, seed)
     if lengths is not None:
-        long_enough(encoded, lengths[-1])
+        long_enough(encoded, lengths[-1], drawn=documents is not None)
     return encoded, tokenizer
 
 
@@ -237,6 +238,7 @@ def retrieved(
     encode: Encode,
     out: Path,
     *,
+    chunk: int,
     haystack: Sequence[str] | None = None,
 ) -> Retrieval:
     """Hide passkeys and ask for them, with a bar; every answer is kept in ``out``."""
@@ -253,5 +255,6 @@ def retrieved(
             encode,
             Records(out / "answers"),
             haystack=haystack or FILLER,
+            chunk=chunk,
             progress=lambda tokens: progress.advance(task, tokens),
         )

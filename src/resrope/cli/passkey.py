@@ -45,6 +45,7 @@ def passkey(
     dtype: longtext.Dtype = None,
     device: longtext.Device = None,
     attn: longtext.Attn = None,
+    chunk: longtext.Chunk = 512,
     out: Annotated[Path, typer.Option(help="Folder of the result and of the answers so far.")] = Path(
         "runs/passkey"
     ),
@@ -74,7 +75,7 @@ def passkey(
     build(encode, length=reach[0], depth=0.0, key=10_000, haystack=sentences)  # too short: said at once
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
-    found = longtext.retrieved(subject, asked, plan, encode, out, haystack=sentences)
+    found = longtext.retrieved(subject, asked, plan, encode, out, chunk=chunk, haystack=sentences)
     longtext.write_files(out, {"passkey.json": json.dumps(found.to_dict(), indent=1) + "\n"})
     _report(found, plot, json_output)
 
@@ -123,7 +124,7 @@ def _grid(found: Retrieval) -> Grid:
             shares = [f"{100 * cell.correct / cell.trials:.0f}" for cell in cells if cell.depth == depth]
             rows.append([f"  at {100 * depth:.0f} %", *shares])
     beyond = [native is not None and length > native for length in plan.lengths]
-    star = f" * beyond the {native} tokens of training." if any(beyond) else ""
+    star = f" * beyond the {native} tokens of the model." if any(beyond) else ""
     return Grid(
         f"{found.model}: % of the keys found",
         ["", *(f"{n}{'*' * far}" for n, far in zip(plan.lengths, beyond, strict=True))],

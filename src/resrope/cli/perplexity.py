@@ -64,10 +64,10 @@ def perplexity(
     given = None if lengths is None else longtext.lengths_of(lengths)
     from resrope.longtext.perplexity import Protocol, usual_lengths
     from resrope.longtext.subject import open_subject
+    from resrope.longtext.windows import SHORTEST
 
     protocol = partial(Protocol, block=block, window=window, stride=stride, target=target, chunk=chunk)
-    if given is not None:
-        protocol(lengths=given)
+    protocol(lengths=given or (SHORTEST,))  # what is wrong with it is said before anything is loaded
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, lengths=given)
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)

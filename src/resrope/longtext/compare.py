@@ -12,14 +12,14 @@ from resrope.longtext.candidates import OWN
 from resrope.longtext.curves import Ratio, Tally, ratios
 from resrope.longtext.retrieval import Retrieval
 from resrope.longtext.study import Study
-from resrope.longtext.windows import doubling
+from resrope.longtext.windows import SHORTEST, doubling
 
 # Perplexity relative to what the unchanged model has inside its context: up to here a method holds, up to
 # there it degrades, beyond it is broken.
 _HOLDS, _BREAKS = 1.1, 2.0
 # A rise of perplexity inside the trained context that is worth a word, and one that is a real price.
 _NOTICED, _PRICE = 1.005, 1.05
-_SHORTEST = 512
+# Tokens of the shortest block.
 _SMALLEST = 16
 
 
@@ -59,12 +59,12 @@ class Verdict:
 def verdicts(study: Study, retrieval: Retrieval | None = None) -> list[Verdict]:
     """One for every method of ``study``, the unchanged model (``own``, which must be among them) first.
 
-    Raises ValueError unless the study's lengths lie on both sides of the trained length, that length itself
+    Raises ValueError unless the study's lengths lie on both sides of that model's context, its own length
     among them.
     """
     native, own = study.native, study.methods[OWN]
     if native is None or native not in study.protocol.lengths or native >= study.protocol.longest:
-        raise ValueError(f"lengths must go up to the trained length, {native}, and beyond it")
+        raise ValueError(f"lengths must go up to the {native} tokens that the model serves, and beyond")
     near = _inside(study, native // 2, native) or _inside(study, 0, native)
     reference = _perplexity(own.by_block, near)
     made = []
@@ -149,17 +149,28 @@ def lengths_around(native: int | None, target: int) -> tuple[int, ...]:
     """
     if native is None or target <= native:
         raise ValueError(f"target must lie beyond the {native} tokens that the model serves, got {target}")
-    return (*doubling(max(1, min(_SHORTEST, native // 2)), native), target)
+    return (*doubling(max(1, min(SHORTEST, native // 2)), native), target)
 
 
-def even_block(native: int) -> int:
-    """The largest divisor of ``native`` up to an eighth of it, so that no block lies on both sides of it.
+def even_block(native: int, target: int) -> int:
+    """The largest divisor of ``native`` up to an eighth of it and to what lies beyond, so that no block lies on
+    both sides of it; where there is none, all of it, if as much lies beyond.
 
-    >>> even_block(8192), even_block(2047)
-    (1024, 89)
+    >>> even_block(8192, 16384), even_block(8192, 8300), even_block(2047, 4096)
+    (1024, 64, 89)
+
+    Raises ValueError for a target so near that no block lies beyond.
     """
-    fits = (d for d in range(native // 8, _SMALLEST - 1, -1) if native % d == 0)
-    return next(fits, native)
+    beyond = target - native
+    fits = [d for d in range(_SMALLEST, min(native // 8, beyond) + 1) if native % d == 0]
+    if not fits and beyond < native:
+        raise ValueError(f"target must lie further beyond the {native} tokens the model serves, got {target}")
+    return max(fits, default=native)
+
+
+def _rank(v: Verdict) -> tuple[bool, float]:
+    """The better first: what breaks nowhere, then what reads best beyond."""
+    return v.broken_from is not None, v.beyond
 
 
 def conclusion(found: Sequence[Verdict]) -> str:
@@ -167,9 +178,9 @@ def conclusion(found: Sequence[Verdict]) -> str:
     own, *others = found
     if not others:
         raise ValueError("a comparison needs a method beside own")
-    best = min(others, key=lambda v: v.beyond)
+    best = min(others, key=_rank)
     price = 100 * (max(r.ratio for r in best.short.values()) - 1)
-    if own.beyond <= best.beyond:
+    if _rank(own) <= _rank(best):
         return f"Not worth it: beyond its context the model as it is reads no worse than with {best.method}."
     if best.broken_from is not None:
         return f"Not worth it: every method breaks, the best, {best.method}, at {best.broken_from} tokens."

@@ -58,12 +58,12 @@ def _map(axis: Any, found: Retrieval, method: str) -> None:
 
 
 def _mark(axis: Any, found: Retrieval) -> None:
-    """A line behind the last length that the model was trained on."""
+    """A line behind the last length that the model as it is serves."""
     lengths, native = found.plan.lengths, found.native_length
     known = sum(native is not None and length <= native for length in lengths)
     if native is not None and 0 < known < len(lengths):
         axis.axvline(known - 0.5, color="#d1495b", linewidth=2)
-        axis.set_xlabel(f"tokens (line: trained up to {_short(native)})")
+        axis.set_xlabel(f"tokens (line: the model's own {_short(native)})")
 
 
 def _short(length: int) -> str:

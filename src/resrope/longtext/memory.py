@@ -41,15 +41,13 @@ def available(device: torch.device) -> int:
 
 def check_fits(model: Any, length: int, *, chunk: int, kept_rows: int | None = None) -> None:
     """Raise ValueError, with the length that would fit, when ``length`` tokens do not fit into memory."""
-    appetite, free = _appetite(model), available(model.device)
-
-    def wants(tokens: int) -> int:
-        return appetite.bytes(tokens, chunk, kept_rows)
-
-    wanted = wants(length)
+    wanted = needed(model, length, chunk=chunk, kept_rows=kept_rows)
+    free = available(model.device)
     if wanted <= free:
         return
-    best = _STEP * bisect_right(range(_STEP, length, _STEP), free, key=wants)
+    appetite = _appetite(model)
+    steps = range(_STEP, length, _STEP)
+    best = _STEP * bisect_right(steps, free, key=lambda tokens: appetite.bytes(tokens, chunk, kept_rows))
     raise ValueError(
         f"{length} tokens need about {_gib(wanted)} beside the model's weights, {_gib(free)} are free: "
         f"{best or f'fewer than {_STEP}'} tokens would fit (or a smaller --chunk"

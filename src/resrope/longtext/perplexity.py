@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,10 @@ from resrope.longtext.forward import CHUNK, Losses, Progress, token_losses
 from resrope.longtext.store import Store, key_of
 from resrope.longtext.subject import Subject
 from resrope.longtext.texts import Text
-from resrope.longtext.windows import Block, blocks, doubling, reached, sliding_windows
+from resrope.longtext.windows import SHORTEST, Block, blocks, doubling, reached, sliding_windows
 from resrope.models.extension import Extension
 from resrope.provenance import provenance
 from resrope.spec import Frequencies, check
-
-_SHORTEST = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +76,14 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One method's losses, [texts, cells]. serves: tokens that the method was made for. seconds: of all
-    forwards, also those of earlier runs. commits: of the code that made them."""
+    """One method's losses, [texts, cells]. serves: tokens that the method was made for. forwards: the seconds
+    of each that it rests on, those of earlier runs too, by its key in the store. commits: of the code that
+    made them."""
 
     by_length: Tally
     by_block: Tally
     serves: int
-    seconds: float
+    forwards: Mapping[str, float]
     commits: tuple[str, ...]
 
 
@@ -101,13 +100,14 @@ def encode(tokenizer: Any, texts: Sequence[Text]) -> list[Encoded]:
     return [Encoded(name=t.name, tokens=tuple(tokenizer(t.text, verbose=False).input_ids)) for t in texts]
 
 
-def long_enough(texts: Sequence[Encoded], tokens: int) -> list[Encoded]:
-    """Those with at least so many tokens. Raises ValueError where there is none."""
+def long_enough(texts: Sequence[Encoded], tokens: int, *, drawn: bool = False) -> list[Encoded]:
+    """Those with at least so many tokens. drawn: they are a sample. Raises ValueError where there is none."""
     found = [e for e in texts if len(e.tokens) >= tokens]
     if not found:
         longest = max(texts, key=lambda e: len(e.tokens))
         raise ValueError(
-            f"no text has {tokens} tokens: the longest, {longest.name}, has {len(longest.tokens)}"
+            f"{'none of the texts drawn' if drawn else 'no text'} has {tokens} tokens: the longest, "
+            f"{longest.name}, has {len(longest.tokens)}"
         )
     return found
 
@@ -118,9 +118,9 @@ def usual_lengths(texts: Sequence[Encoded], native: int | None) -> list[int]:
     Raises ValueError when no text has 512 tokens.
     """
     most = max(len(e.tokens) for e in texts)
-    lengths = [n for n in doubling(_SHORTEST, 4 * (native or most)) if n <= most]
+    lengths = [n for n in doubling(SHORTEST, 4 * (native or most)) if n <= most]
     if not lengths:
-        raise ValueError(f"the longest text has {most} tokens; without --lengths it takes {_SHORTEST}")
+        raise ValueError(f"the longest text has {most} tokens; without --lengths it takes {SHORTEST}")
     return lengths
 
 
@@ -162,32 +162,32 @@ def measure(
     store: Store,
     *,
     progress: Progress = lambda tokens: None,
+    before: Callable[[], None] = lambda: None,
 ) -> Measured:
     """The losses of every text under one method, from ``store`` where they are there already.
 
-    Every finished text is kept at once. Raises ValueError for what the method or the model cannot do.
+    Every finished text is kept at once. before: called ahead of every forward that is not there yet. Raises
+    ValueError for what the method or the model cannot do.
     """
     done = placed(candidate, subject.rope, protocol.serves)
-    reading = _Reading(subject, done, protocol, store, progress)
-    lengths, cells, seconds = [], [], 0.0
-    commits: set[str] = set()
+    reading = _Reading(subject, done, protocol, store, progress, before, {}, set())
+    lengths, cells = [], []
     for text in texts:
         by_length: dict[int, Losses] = {}
         for one in passes(done, protocol):
             reach = reached(one.lengths, len(text.tokens))
             if not reach:
                 continue
-            losses, made = reading(candidate.label, one.tables, text, reach)
+            losses = reading(candidate.label, one.tables, text, reach)
             by_length |= {n: losses[: n - 1] for n in one.lengths if n <= reach}
-            seconds, commits = seconds + made["seconds"], commits | {made["commit"] or "unknown"}
         lengths.append([by_length.get(n, _NONE) for n in protocol.lengths])
         cells.append([_in_block(by_length, block) for block in protocol.blocks])
     return Measured(
         by_length=tally(lengths),
         by_block=tally(cells),
         serves=done.length,
-        seconds=seconds,
-        commits=tuple(sorted(commits)),
+        forwards=reading.forwards,
+        commits=tuple(sorted(reading.commits)),
     )
 
 
@@ -196,24 +196,39 @@ _NONE: Losses = np.empty(0, dtype=np.float32)
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Losses of the first tokens of a text: read from the store, else computed and kept there."""
+    """Losses of the first tokens of a text: read from the store, else computed and kept there.
+
+    forwards, commits: what they were made by, filled as they are read.
+    """
 
     subject: Subject
     done: Extension
     protocol: Protocol
     store: Store
     progress: Progress
+    before: Callable[[], None]
+    forwards: dict[str, float]
+    commits: set[str]
 
-    def __call__(
-        self, label: str, tables: Mapping[str, Frequencies], text: Encoded, reach: int
-    ) -> tuple[Losses, dict[str, Any]]:
-        """The losses [reach - 1], and how they were made."""
+    def __call__(self, label: str, tables: Mapping[str, Frequencies], text: Encoded, reach: int) -> Losses:
+        """The losses [reach - 1]."""
         cut = "prefix" if self.protocol.window is None else f"{self.protocol.window}/{self.protocol.stride}"
         key = key_of(self.subject.identity, tables, text.tokens, cut)
-        kept = self.store.get(key, reach - 1)
-        if kept is not None:
+        losses = self.store.get(key, reach - 1)
+        if losses is None:
+            losses = self._make(key, label, tables, text, reach, cut)
+        else:
             self.progress(_read(reach, self.protocol))
-            return kept, self.store.made(key)
+        made = self.store.made(key)
+        self.forwards[key] = made["seconds"]
+        self.commits.add(made["commit"] or "unknown")
+        return losses
+
+    def _make(
+        self, key: str, label: str, tables: Mapping[str, Frequencies], text: Encoded, reach: int, cut: str
+    ) -> Losses:
+        """Compute and keep."""
+        self.before()
         start = time.perf_counter()
         with self.subject.rotating(self.done, tables) as model:
             losses = self._compute(model, text.tokens[:reach])
@@ -227,7 +242,7 @@ class _Reading:
             **provenance(),
         }
         self.store.put(key, losses, made)
-        return losses, made
+        return losses
 
     def _compute(self, model: Any, tokens: Sequence[int]) -> Losses:
         """In one forward, or window by window."""

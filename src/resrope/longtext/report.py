@@ -32,9 +32,9 @@ def report_files(study: Study) -> dict[str, bytes | str]:
 
 def facts(study: Study) -> list[str]:
     """What was measured and how, a line each."""
-    protocol, reach = study.protocol, study.to_dict()["texts_by_length"]
+    protocol = study.protocol
     window = (
-        "each text read once from its start; a length's number is that of the text's first so many tokens"
+        "each text read from its start; a length's number is that of the text's first so many tokens"
         if protocol.window is None
         else f"windows of {protocol.window} tokens, {protocol.stride} apart, every token counted once"
     )
@@ -45,10 +45,10 @@ def facts(study: Study) -> list[str]:
         f"The model as it is serves {study.native or 'an unknown number of'} tokens; nothing was trained. "
         f"Tokens that each method was made for: {made_for}.",
         f"{_texts(len(study.texts))}; texts that reach each length: "
-        + ", ".join(f"{length}: {count}" for length, count in reach.items())
+        + ", ".join(f"{length}: {count}" for length, count in study.texts_by_length.items())
         + left_out,
         f"Protocol: {window}.",
-        f"{sum(m.seconds for m in study.methods.values()):.0f} s of reading, at commit {', '.join(commits)}.",
+        f"{study.seconds:.0f} s of reading, at commit {', '.join(commits)}.",
     ]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from resrope.longtext.candidates import Candidate, placed, tables_at
@@ -70,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrieval:
-    """What was found, by method. native_length: tokens the model was trained on, None where its config is
+    """What was found, by method. native_length: tokens the model as it is serves, None where its config is
     silent. commits: of the code that got the answers."""
 
     model: str
@@ -116,18 +117,23 @@ def measure(
     answers: Records,
     *,
     haystack: Sequence[str] = FILLER,
+    chunk: int = CHUNK,
     progress: Progress = lambda tokens: None,
 ) -> Retrieval:
     """Ask the model with every method for every key of the plan; answers that were kept are not made again.
 
     Every question is a forward of its own: what two questions share ends at the first key. progress: all
-    methods together read ``plan.tokens`` each. Raises ValueError, before the first forward, for a method
-    that the model cannot have and for a length that does not fit into memory.
+    methods together read ``plan.tokens`` each. chunk: tokens read at a time. Raises ValueError, before the
+    first forward, for a method that the model cannot have and for a length that does not fit into memory.
     """
     extended = {one.label: placed(one, subject.rope, plan.serves) for one in methods}
-    check_fits(subject.model, plan.lengths[-1], chunk=CHUNK, kept_rows=1)
+
+    @cache
+    def fits() -> None:
+        check_fits(subject.model, plan.lengths[-1], chunk=chunk, kept_rows=1)
+
     found: dict[str, list[Cell]] = {label: [] for label in extended}
-    asking = _Asking(subject, encode, haystack, answers, progress, set(), {})
+    asking = _Asking(subject, encode, haystack, answers, chunk, progress, fits, set(), {})
     for length in plan.lengths:
         for label, done in extended.items():
             found[label] += asking.cells(label, done, plan, length)
@@ -148,7 +154,9 @@ class _Asking:
     encode: Encode
     haystack: Sequence[str]
     answers: Records
+    chunk: int
     progress: Progress
+    before: Callable[[], None]
     commits: set[str]
     questions: dict[tuple[int, float, int], list[int]]
 
@@ -171,6 +179,7 @@ class _Asking:
         name = key_of(self.subject.identity, tables, tokens, f"{ROOM} greedy tokens")
         made = self.answers.get(name, "answer", "commit")
         if made is None:
+            self.before()
             question = {"method": label, "length": length, "depth": depth, "key": key}
             made = {"answer": self.ask(tokens), **question, "model": self.subject.name, **provenance()}
             self.answers.put(name, made)
@@ -189,7 +198,8 @@ class _Asking:
 
     def ask(self, tokens: Sequence[int]) -> str:
         model, tokenizer = self.subject.model, self.subject.tokenizer
-        made = continuation(model, tokens, ROOM, stop=_stops(model, tokenizer), progress=self.progress)
+        stop = _stops(model, tokenizer)
+        made = continuation(model, tokens, ROOM, chunk=self.chunk, stop=stop, progress=self.progress)
         return str(tokenizer.decode(made, skip_special_tokens=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from resrope.longtext.candidates import Candidate, placed
@@ -14,8 +15,7 @@ from resrope.longtext.perplexity import Encoded, Measured, Protocol, measure, wo
 from resrope.longtext.store import Store
 from resrope.longtext.subject import Subject
 from resrope.provenance import provenance
-
-_RESONANCE = "resonance-"
+from resrope.spec.methods import RESONANCE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +35,19 @@ class Study:
         """Texts that reach none of the lengths."""
         return [name for name, tokens in self.texts.items() if tokens < self.protocol.lengths[0]]
 
+    @property
+    def texts_by_length(self) -> dict[str, int]:
+        """How many texts reach each length."""
+        return self._keyed(next(iter(self.methods.values())).by_length.texts())
+
+    @property
+    def seconds(self) -> float:
+        """Of all forwards, each counted once however many methods rest on it."""
+        return sum({key: s for m in self.methods.values() for key, s in m.forwards.items()}.values())
+
     def pairs(self) -> dict[str, tuple[Measured, Measured]]:
         """Label without Resonance -> (with, without), where both were measured."""
-        found = {k.removeprefix(_RESONANCE): m for k, m in self.methods.items() if k.startswith(_RESONANCE)}
+        found = {k.removeprefix(RESONANCE): m for k, m in self.methods.items() if k.startswith(RESONANCE)}
         return {k: (resonant, self.methods[k]) for k, resonant in found.items() if k in self.methods}
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,16 +62,12 @@ class Study:
             "stride": self.protocol.stride,
             "texts": dict(self.texts),
             "left_out": self.left_out,
-            "texts_by_length": dict(
-                zip(map(str, self.protocol.lengths), self._any().by_length.texts(), strict=True)
-            ),
+            "texts_by_length": self.texts_by_length,
+            "seconds": round(self.seconds, 1),
             "methods": {label: self._method(m) for label, m in self.methods.items()},
             "resonance": {label: self._pair(*pair) for label, pair in self.pairs().items()},
             "made": dict(self.made),
         }
-
-    def _any(self) -> Measured:
-        return next(iter(self.methods.values()))
 
     def _method(self, measured: Measured) -> dict[str, Any]:
         low_high = measured.by_length.intervals()
@@ -74,7 +80,7 @@ class Study:
                 for i, name in enumerate(self.texts)
             },
             "made_for": measured.serves,
-            "seconds": round(measured.seconds, 1),
+            "seconds": round(sum(measured.forwards.values()), 1),
             "commits": list(measured.commits),
         }
 
@@ -126,14 +132,20 @@ def study(
     progress: told of tokens read, ``total_work`` of them. announce: told of each method before it starts.
     command: that asked for it, for the record.
     Raises ValueError, before anything is read, for a method that the model cannot take and a length that does
-    not fit into memory.
+    not fit into memory; what is in the store needs none.
     """
     total_work(subject, asked, texts, protocol)
-    check_fits(subject.model, protocol.window or protocol.longest, chunk=protocol.chunk)
+
+    @cache
+    def fits() -> None:
+        check_fits(subject.model, protocol.window or protocol.longest, chunk=protocol.chunk)
+
     measured = {}
     for candidate in asked:
         announce(candidate.label)
-        measured[candidate.label] = measure(subject, candidate, texts, protocol, store, progress=progress)
+        measured[candidate.label] = measure(
+            subject, candidate, texts, protocol, store, progress=progress, before=fits
+        )
     return Study(
         model=subject.name,
         native=subject.native,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from resrope.spec import check
 
+# The shortest prefix that is measured where nobody says which.
+SHORTEST = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -26,13 +29,15 @@ class Window:
 
 
 def blocks(longest: int, size: int) -> list[Block]:
-    """Positions 0 … longest - 1 in blocks of ``size``, the last one as long as what is left.
+    """Positions 0 … longest - 1 in blocks of ``size``; less than half a block at the end, too few to average,
+    belongs to the block before.
 
-    >>> blocks(10, 4)
-    [Block(start=0, end=4), Block(start=4, end=8), Block(start=8, end=10)]
+    >>> blocks(9, 4)
+    [Block(start=0, end=4), Block(start=4, end=9)]
     """
     check.integer("block", size, 2, "positions whose loss is averaged")
-    return [Block(start, min(start + size, longest)) for start in range(0, longest, size)]
+    count = max(1, (longest + size // 2) // size)
+    return [Block(i * size, (i + 1) * size if i + 1 < count else longest) for i in range(count)]
 
 
 def sliding_windows(tokens: int, window: int, stride: int) -> list[Window]:
