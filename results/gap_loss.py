@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resrope.analysis.gap import embedded_vector_distance, feature_gap
 from resrope.longtext.candidates import candidates, placed, tables_at
@@ -32,7 +33,7 @@ PREDICTIONS = {
 
 def main(reports: Sequence[Path]) -> None:
     """Put predictions beside measurements, over all studies."""
-    points = [point for report in reports for point in _points(json.loads(report.read_text("utf-8")))]
+    points = [point for report in reports for point in _points(report)]
     ranks = {name: _rank_correlation(points, name) for name in PREDICTIONS}
     (HERE / "gap-loss.json").write_text(
         json.dumps({"spearman": ranks, "points": points}, indent=1) + "\n", "utf-8"
@@ -41,7 +42,8 @@ def main(reports: Sequence[Path]) -> None:
     (HERE / "gap-loss.png").write_bytes(_picture(points, ranks))
 
 
-def _points(study: dict[str, Any]) -> list[dict[str, Any]]:
+def _points(report: Path) -> list[dict[str, Any]]:
+    study = json.loads(report.read_text("utf-8"))
     rope, native = read_config(study["model"]), study["native_length"]
     trained = next(iter(tables_at(placed(candidates([])[0], rope, native), native).values()))
     points = []
@@ -52,7 +54,7 @@ def _points(study: dict[str, Any]) -> list[dict[str, Any]]:
             apart = embedded_vector_distance(trained, table, native, length)
             points.append(
                 {
-                    "texts": next(iter(study["texts"])).rsplit("_", 1)[0],
+                    "texts": report.parent.name.rpartition("-")[2],
                     "method": label,
                     "length": length,
                     "gap": feature_gap(table, native, length).mean,
@@ -74,8 +76,13 @@ def _rise(by_text: dict[str, Any], rope: dict[str, Any], length: int, native: in
 
 
 def _rank_correlation(points: Sequence[dict[str, Any]], name: str) -> float:
-    ranks = [np.argsort(np.argsort([p[key] for p in points])) for key in (name, "rise")]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(_ranks([p[name] for p in points]), _ranks([p["rise"] for p in points]))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Equal values share the mean of their ranks."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 def _markdown(points: Sequence[dict[str, Any]], ranks: dict[str, float]) -> str:
