@@ -4,6 +4,8 @@ import pytest
 
 from resrope.cli import main
 from resrope.longtext.leval import TASK_FOLDER
+from resrope.longtext.leval.data import QUESTION_TOKENS
+from resrope.longtext.leval.prompts import ANSWER_TOKENS
 
 
 @pytest.fixture
@@ -120,6 +122,12 @@ def test_path_is_the_folder_of_the_tasks(leval):
     code, out, _ = leval("leval", "path")
     assert (code, out) == (0, f"{TASK_FOLDER}\n")
     assert (TASK_FOLDER / "leval.yaml").exists()
+
+
+def test_path_tells_how_much_of_a_document_is_asked_about(leval):
+    code, out, _ = leval("leval", "path", "--help")
+    assert code == 0
+    assert f"less {ANSWER_TOKENS + QUESTION_TOKENS} tokens" in " ".join(out.split())
 
 
 def test_a_model_needs_no_word_before_it(leval, harness, data):

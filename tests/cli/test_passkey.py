@@ -68,7 +68,9 @@ def test_a_table_for_people(call, model, knowing):
     assert ["own", "100", "0"] in rows
     assert ["YaRN", "100", "0"] in rows
     assert rows.count(["at", "0", "%", "100", "0"]) == rows.count(["at", "100", "%", "100", "0"]) == 2
-    assert "Keys at every depth: 1; methods made for 1024 tokens. * beyond the 512 tokens of the model." in out
+    assert (
+        "Keys at every depth: 1; methods made for 1024 tokens. * beyond the 512 tokens of the model." in out
+    )
     assert "*" not in call(model, "--lengths", "512", "--depths", "2")[1]
 
 

@@ -156,5 +156,5 @@ def test_lengths_around_the_trained_length():
 
 def test_a_study_within_the_trained_length_has_no_verdict():
     inside = study(own=own)
-    with pytest.raises(ValueError, match="and beyond$"):
+    with pytest.raises(ValueError, match=r"and beyond$"):
         verdicts(Study(**{**{f: getattr(inside, f) for f in inside.__slots__}, "native": 4096}))

@@ -8,7 +8,8 @@ import torch
 
 from resrope.longtext import harness
 from resrope.longtext.candidates import candidates
-from resrope.longtext.harness import Evaluation, _metrics, _Model, evaluate
+from resrope.longtext.harness import Evaluation, _leval, _metrics, evaluate
+from resrope.longtext.harness_model import HarnessModel
 from resrope.longtext.leval import TASK_FOLDER
 from resrope.longtext.leval.prompts import shortened, system_prompt
 from resrope.longtext.leval.scoring import score
@@ -88,15 +89,27 @@ def _without_environment(monkeypatch):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """(inv_freq, prompt ids) of every generation."""
+    """(inv_freq, prompt ids) of every generation, whose answers end after 8 tokens."""
     seen = []
-    generate = _Model._model_generate
+    theirs = HarnessModel.__base__
+    generate = theirs._model_generate
 
-    def watch(self, context, **kwargs):
+    def watch(self, context, max_length, **kwargs):
         seen.append((self.model.model.rotary_emb.inv_freq.clone(), context))
-        return generate(self, context, **{**kwargs, "max_length": context.shape[1] + 8})
+        return generate(self, context, context.shape[1] + 8, **kwargs)
 
-    monkeypatch.setattr(_Model, "_model_generate", watch)
+    monkeypatch.setattr(theirs, "_model_generate", watch)
+    return seen
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Grows with every method that the harness is asked about."""
+    seen = []
+    real = harness._HARNESS.simple_evaluate
+    monkeypatch.setattr(
+        harness._HARNESS, "simple_evaluate", lambda **options: seen.append(options) or real(**options)
+    )
     return seen
 
 
@@ -140,30 +153,135 @@ def test_scores_are_those_of_what_the_model_said(subject, data):
 
 
 @pytest.mark.usefixtures("watched")
-def test_a_method_that_is_finished_is_not_asked_again(subject, data, tmp_path, monkeypatch):
+def test_a_method_that_is_finished_is_not_asked_again(subject, data, tmp_path, asked):
     records, methods = Records(tmp_path / "scores"), candidates(["own", "yarn"], {"factor": 2.0})
-    folder = Path(shutil.copytree(data, tmp_path / "data"))
 
     def run(**options):
-        options = {"folder": folder, "length": LENGTH, "records": records, **options}
-        return list(run_suite(subject, methods, ["gsm100"], **options))
+        options = {"folder": data, "length": LENGTH, "records": records, **options}
+        found = list(run_suite(subject, methods, ["gsm100"], **options))
+        return [(r.method, r.scores, r.seconds) for r in found]
 
     first = run()
-    asked = []
-    real = harness._HARNESS.simple_evaluate
-    monkeypatch.setattr(
-        harness._HARNESS, "simple_evaluate", lambda **options: asked.append(1) or real(**options)
-    )
-    assert [(r.method, r.scores, r.seconds) for r in run()] == [
-        (r.method, r.scores, r.seconds) for r in first
-    ]
-    assert not asked
-    run(limit=1)
     assert len(asked) == 2
-    file = folder / "gsm100.jsonl"
-    file.write_text(file.read_text().replace("1 + 1", "1 + 0"))
-    run()
+    assert run() == first
+    assert len(asked) == 2
+    run(limit=1)
     assert len(asked) == 4
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("change", ["file", "folder", "prompts", "task", "template"])
+def test_what_decides_the_scores_is_asked_again(subject, data, tmp_path, asked, monkeypatch, change):
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    package = Path(shutil.copytree(TASK_FOLDER.parent, tmp_path / "leval"))
+    monkeypatch.setattr(harness, "TASK_FOLDER", package / "tasks")
+    monkeypatch.setenv("LEVAL_DATA", str(folder))
+    options = {"length": LENGTH, "max_length": 2 * LENGTH, "limit": 1, "apply_chat_template": True}
+
+    def run():
+        return one(
+            evaluate(
+                subject, candidates([]), ["leval_gsm100"], records=Records(tmp_path / "scores"), **options
+            )
+        )
+
+    run()
+    run()
+    assert len(asked) == 1
+    if change == "folder":
+        folder = Path(shutil.copytree(data, tmp_path / "other"))
+        monkeypatch.setenv("LEVAL_DATA", str(folder))
+    if change in ("file", "folder"):
+        file = folder / "gsm100.jsonl"
+        file.write_text(file.read_text().replace("1 + 1", "1 + 0"))
+    if change in ("prompts", "task"):
+        file = package / {"prompts": "prompts.py", "task": "tasks/gsm100.yaml"}[change]
+        file.write_text(file.read_text() + "# changed\n")
+    if change == "template":
+        monkeypatch.setattr(subject.tokenizer, "chat_template", CHAT + " ")
+    run()
+    assert len(asked) == 2
+
+
+def test_the_files_of_l_eval_decide_where_its_tasks_may_be_asked(data, tmp_path, monkeypatch):
+    named = {"leval_data": str(data)}
+    assert _leval(["niah_single_1"], None, named) == ""
+    of_files = _leval(["leval_tpo"], None, named)
+    assert of_files == _leval(["mine"], tmp_path, named) != _leval(["leval"], None, {})
+    monkeypatch.setenv("LEVAL_DATA", str(data))
+    assert _leval(["leval"], None, {"leval_data": None}) == of_files
+    assert _leval(["leval"], None, {"leval_data": str(tmp_path)}) == _leval(
+        ["leval"], tmp_path, {"leval_data": "no"}
+    )
+
+
+BY_LENGTH = {
+    "longrope": {"factor": 4.0, "short_factor": [1.0] * 8, "long_factor": [3.0] * 8},
+    "dynamic": {"factor": 2.0},
+}
+
+
+@pytest.fixture(params=list(BY_LENGTH))
+def by_length(folder, tmp_path, request):
+    """by_length(trained) -> a folder with the model, whose table is another beyond the trained length."""
+
+    def make(trained):
+        copy = Path(shutil.copytree(folder, tmp_path / "model"))
+        config = json.loads((copy / "config.json").read_text())
+        rope = {
+            "rope_type": request.param,
+            "rope_theta": 10000.0,
+            "original_max_position_embeddings": trained,
+            **BY_LENGTH[request.param],
+        }
+        changed = {**config, "max_position_embeddings": trained, "rope_parameters": rope}
+        (copy / "config.json").write_text(json.dumps(changed))
+        return copy
+
+    return make
+
+
+def stock(folder, ids):
+    """transformers' own model after it has read ``ids``, and its logits."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model, model(ids).logits
+
+
+def test_the_model_as_it_is_has_the_table_of_each_prompt(by_length, data, watched, tmp_path, asked):
+    """sci_fi asks about the document and, shortly, about the world: 512 tokens are left for an answer."""
+    folder = by_length(600)
+    subject = open_subject(folder, device="cpu")
+    name = "longrope" if "longrope" in str(subject.model.config) else "dynamic-ntk"
+    options = {"folder": data, "length": LENGTH, "records": Records(tmp_path / "scores")}
+    list(run_suite(subject, candidates(["own"]), ["sci_fi"], **options))
+    seen = {ids.shape[1]: inv_freq for inv_freq, ids in watched}
+    short, long = sorted(seen)
+    assert short + 512 < 600 < LENGTH < long + 512
+    for tokens, inv_freq in seen.items():
+        theirs, _ = stock(folder, torch.zeros(1, tokens + 512, dtype=torch.long))
+        torch.testing.assert_close(inv_freq, theirs.model.rotary_emb.inv_freq)
+    assert not torch.allclose(seen[short], seen[long])
+    list(run_suite(subject, candidates([name]), ["sci_fi"], **options))
+    assert len(asked) == 2, "the method has the table of the length throughout"
+    assert torch.equal(watched[-1][0], watched[-2][0])
+
+
+def test_likelihoods_of_the_model_as_it_is(by_length, data):
+    folder = by_length(1000)
+    subject = open_subject(folder, device="cpu")
+    metadata = {"leval_data": str(data)}
+    found = one(
+        evaluate(subject, candidates([]), ["leval_tpo_loglikelihood"], length=4096, metadata=metadata)
+    )
+    (sample, *_) = found.samples["leval_tpo_loglikelihood"]
+    ids = subject.tokenizer(sample["arguments"][0][0], return_tensors="pt").input_ids
+    assert 900 < ids.shape[1] < 1000
+    letters = subject.tokenizer.convert_tokens_to_ids(["A", "B", "C", "D"])
+    wanted = stock(folder, ids)[1][0, -1].log_softmax(-1)[letters]
+    assert [float(answer[0][0]) for answer in sample["resps"]] == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 def evaluations(monkeypatch, scores):
@@ -285,6 +403,16 @@ def test_a_prompt_that_does_not_fit_is_an_error(subject, data, watched):
     assert logging.getLogger("lm_eval").level == before
 
 
+def test_answers_that_leave_no_room_for_a_prompt_are_an_error(subject, data, watched):
+    metadata = {"leval_data": str(data), "max_length": 2048}
+    message = (
+        r"^an answer may have 512 tokens \(max_gen_toks\), of a length of 512 none are left for the prompt$"
+    )
+    with pytest.raises(ValueError, match=message):
+        one(evaluate(subject, candidates([]), ["leval_tpo"], length=512, metadata=metadata))
+    assert not watched
+
+
 def test_letters_after_a_prompt_that_does_not_fit_are_an_error(subject, data):
     metadata = {"leval_data": str(data), "max_length": 2048}
     with pytest.raises(ValueError, match="of a length of 100 only 101 are left"):
@@ -313,6 +441,22 @@ def test_a_tokenizer_without_a_chat_template_is_an_error(subject, data, monkeypa
     monkeypatch.setattr(subject.tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="its tokenizer has no chat template to apply"):
         one(evaluate(subject, candidates([]), ["leval_tpo"], length=512, apply_chat_template=True))
+
+
+def test_a_chat_template_that_cannot_be_used_is_an_error(subject, data, monkeypatch):
+    monkeypatch.setattr(subject.tokenizer, "chat_template", "{{ raise_exception('tools only') }}")
+    metadata = {"leval_data": str(data)}
+    with pytest.raises(ValueError, match=r": its chat template cannot be used: tools only$"):
+        one(
+            evaluate(
+                subject,
+                candidates([]),
+                ["leval_tpo"],
+                length=2048,
+                apply_chat_template=True,
+                metadata=metadata,
+            )
+        )
 
 
 def test_the_suite_is_what_the_folder_holds(tmp_path, data):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.exceptions import TemplateError
 
 from resrope.longtext import retrieval
 from resrope.longtext.candidates import candidates
@@ -35,8 +36,8 @@ class Tokens:
 class Chatty(Tokens):
     chat_template = "{{ messages }}"
 
-    def apply_chat_template(self, turns, *, tokenize, add_generation_prompt):
-        assert (tokenize, add_generation_prompt) == (False, True)
+    def apply_chat_template(self, turns, *, tokenize, add_generation_prompt, continue_final_message):
+        assert (tokenize, add_generation_prompt, continue_final_message) == (False, True, False)
         return "".join(f"<{t['role']}>{t['content']}</{t['role']}>" for t in turns) + "<assistant>"
 
 
@@ -117,6 +118,18 @@ def test_plain_and_chat_encoding():
     assert text_of(encoder(Chatty(), chat=True)("a", "b")) == "<user>a</user><assistant>b"
     with pytest.raises(ValueError, match="no chat template"):
         encoder(Tokens(), chat=True)
+
+
+def test_a_chat_template_that_cannot_be_used():
+    class Refusing(Chatty):
+        name_or_path = "tiny"
+
+        def apply_chat_template(self, turns, **options):
+            raise TemplateError("tools\nonly")
+
+    encode = encoder(Refusing(), chat=True)
+    with pytest.raises(ValueError, match=r"^tiny: its chat template cannot be used: tools only$"):
+        build(encode, length=600, depth=0, key=12345)
 
 
 def plan(**changes):

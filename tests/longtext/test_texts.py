@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrope.longtext import hub, rows
+from resrope.longtext import extras, hub, rows
 from resrope.longtext.texts import Text, read_texts, sample
 
 
@@ -159,7 +159,7 @@ def test_an_extra_that_is_missing(tmp_path, monkeypatch, name, package):
             raise ImportError(module)
         return found(module)
 
-    monkeypatch.setattr(rows, "import_module", missing)
+    monkeypatch.setattr(extras, "import_module", missing)
     with pytest.raises(ImportError, match=rf"needs {package}: pip install 'resrope\[longtext\]'"):
         read_texts([name])
 

@@ -156,8 +156,8 @@ def score(
 def path() -> None:
     """Print the folder that lm_eval's --include_path wants.
 
-    Documents come from the folder in LEVAL_DATA or in the metadata (leval_data), and are cut to max_length of
-    the model_args.
+    Documents come from the folder in the metadata (leval_data) or in LEVAL_DATA, and are cut to max_length of
+    the model_args less 1536 tokens: 512 for the answer, 1024 for the question.
 
     Example: `lm_eval --model hf --model_args pretrained=MODEL,max_length=17408 --tasks leval
     --include_path $(resrope leval path) --metadata '{"leval_data": "DIR"}'`

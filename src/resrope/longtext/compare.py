@@ -153,8 +153,9 @@ def lengths_around(native: int | None, target: int) -> tuple[int, ...]:
 
 
 def even_block(native: int, target: int) -> int:
-    """The largest divisor of ``native`` up to an eighth of it and to what lies beyond, so that no block lies on
-    both sides of it; where there is none, all of it, if as much lies beyond.
+    """The largest divisor of ``native`` up to an eighth of it and to what lies beyond.
+
+    So no block lies on both sides of it; where there is none, all of it, if as much lies beyond.
 
     >>> even_block(8192, 16384), even_block(8192, 8300), even_block(2047, 4096)
     (1024, 64, 89)

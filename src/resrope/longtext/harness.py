@@ -7,28 +7,28 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from jinja2.exceptions import TemplateError
-
-from resrope.longtext.candidates import Candidate, placed, tables_at
+from resrope.longtext.candidates import OWN, Candidate, placed, tables_at
+from resrope.longtext.extras import extra
+from resrope.longtext.harness_model import HarnessModel
 from resrope.longtext.leval import TASK_FOLDER
-from resrope.longtext.rows import extra
+from resrope.longtext.leval.data import files_of
 from resrope.longtext.store import Records, key_of
 from resrope.longtext.subject import Subject
+from resrope.models.extension import Extension
 from resrope.provenance import provenance
 
 _WHAT = "an evaluation"
 _HARNESS = extra("lm_eval", _WHAT, among="eval")
 _TaskManager: Any = extra("lm_eval.tasks", _WHAT, among="eval").TaskManager
-_HFLM: Any = extra("lm_eval.models.huggingface", _WHAT, among="eval").HFLM
 
 _NO_FILTER = "none"
 # What RULER, whose metrics are called by their lengths, reports for a length that was not asked for.
@@ -62,38 +62,36 @@ def evaluate(
     include_path: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
     records: Records | None = None,
-    decided_by: str = "",
 ) -> Iterator[Evaluation]:
     """Any tasks of the harness, those of L-Eval among them, for one method after the other.
 
     length: tokens that the methods serve; the base of dynamic NTK and the table of LongRoPE are those of
-    this length. max_length: tokens of prompt and answer (default: ``length``). limit: questions per task
+    this length, but the model as it is has for every prompt those of its length, answer included (of a batch
+    the longest). max_length: tokens of prompt and answer (default: ``length``). limit: questions per task
     (default: all). include_path: a folder with more tasks. metadata: what tasks may ask for; ``tokenizer``
     and ``max_length`` are filled in. records: where finished methods are kept, and found again under the hash
-    of all of this; decided_by: what else the scores depend on.
+    of all of this, of L-Eval's files and of the chat template; a data set on the hub counts by its name.
 
     Raises ValueError on unknown tasks, on a prompt that does not fit (the harness would drop its beginning),
-    on a chat template that is wanted and not there, for what a task cannot load and what ``placed`` refuses.
+    on a chat template that is wanted and cannot be used, for what a task cannot load and what ``placed``
+    refuses.
     """
     if apply_chat_template and not subject.tokenizer.chat_template:
         raise ValueError(f"{subject.name}: its tokenizer has no chat template to apply")
     window = length if max_length is None else max_length
-    settings = json.dumps(
-        {
-            "harness": version("lm_eval"),
-            "tasks": sorted(tasks),
-            "max_length": window,
-            "limit": limit,
-            "apply_chat_template": apply_chat_template,
-            "metadata": dict(metadata or {}),
-            "include_path": "" if include_path is None else _digest(Path(include_path)),
-            "decided_by": decided_by,
-        },
-        sort_keys=True,
-    )
+    shared = {
+        "harness": version("lm_eval"),
+        "tasks": sorted(tasks),
+        "max_length": window,
+        "limit": limit,
+        "chat_template": subject.tokenizer.chat_template if apply_chat_template else None,
+        "metadata": dict(metadata or {}),
+        "include_path": "" if include_path is None else _digest(_below(Path(include_path))),
+        "leval": _leval(tasks, include_path, metadata or {}),
+    }
     planned = [(method.label, placed(method, subject.rope, length)) for method in methods]
     with TemporaryDirectory() as folder, _quiet():
-        model = _Model(
+        model = HarnessModel(
             pretrained=subject.model, tokenizer=subject.tokenizer, max_length=window, batch_size=batch_size
         )
         # Tasks that count tokens want the tokenizer by a name, which one from a GGUF file has not.
@@ -102,13 +100,15 @@ def evaluate(
             tasks, include_path, {"tokenizer": folder, "max_length": window, **(metadata or {})}
         )
         for label, done in planned:
-            tables = tables_at(done, length)
+            tables, follows = tables_at(done, length), _follows(done, window)
+            settings = json.dumps({**shared, "table_of_each_prompt": follows}, sort_keys=True)
             key = key_of(subject.identity, tables, [], settings)
             kept = None if records is None else records.get(key, "scores", "seconds")
             if kept is not None:
                 yield Evaluation(method=label, scores=kept["scores"], samples={}, seconds=kept["seconds"])
                 continue
             started = time.perf_counter()
+            model.rotated = partial(_rotated, subject, done) if follows else nullcontext
             with subject.rotating(done, tables):
                 found = _HARNESS.simple_evaluate(
                     model=model,
@@ -130,11 +130,31 @@ def evaluate(
             yield made
 
 
-def _digest(folder: Path) -> str:
-    """What changes when a file below the folder does."""
+def _follows(done: Extension, window: int) -> bool:
+    """Whether it is the model as it is, and that has one table for a short prompt and another for a long."""
+    return done.method == OWN and tables_at(done, 1) != tables_at(done, window)
+
+
+def _rotated(subject: Subject, done: Extension, reached: int) -> AbstractContextManager[Any]:
+    return subject.rotating(done, tables_at(done, reached))
+
+
+def _leval(tasks: Sequence[str], include_path: str | Path | None, metadata: Mapping[str, Any]) -> str:
+    """What changes when L-Eval's tasks or their files do, where they may be asked: groups may hold them."""
+    if include_path is None and not any(task.startswith("leval") for task in tasks):
+        return ""
+    return _digest([*_below(TASK_FOLDER.parent), *files_of(metadata)])
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc")
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """What changes when one of the files does."""
     made = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
-        made.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    for file in files:
+        made.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return made.hexdigest()
 
 
@@ -148,57 +168,6 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
         and isinstance(value, int | float)
         and not (key.isdigit() and value == _NOT_MEASURED)
     }
-
-
-class _Model(_HFLM):  # type: ignore[misc]
-    """The harness's transformers back end, without its silent cuts."""
-
-    def tok_batch_encode(
-        self,
-        strings: list[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask [len(strings), longest]; raises ValueError instead of dropping beginnings."""
-        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
-        if left_truncate_len is not None:
-            self._check_fits(ids.shape[1], left_truncate_len)
-        return ids, mask
-
-    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-        for _, context, continuation in requests:
-            self._check_fits(len(context) + len(continuation), self.max_length + 1)
-        return super()._loglikelihood_tokens(requests, *args, **kwargs)
-
-    def _check_fits(self, tokens: int, room: int) -> None:
-        if tokens > room:
-            raise ValueError(
-                f"a prompt has {tokens} tokens, of a length of {self.max_length} only {room} are left for it"
-            )
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The turns as one text; a template without system turns gets that text in the user's turn."""
-        try:
-            return self._rendered(chat_history, add_generation_prompt)
-        except TemplateError:
-            system, user, *rest = chat_history
-            if system["role"] != "system":
-                raise
-            merged = {**user, "content": system["content"] + user["content"]}
-            return self._rendered([merged, *rest], add_generation_prompt)
-
-    def _rendered(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )
 
 
 def _manager(tasks: Sequence[str], include_path: str | Path | None, metadata: dict[str, Any]) -> Any:

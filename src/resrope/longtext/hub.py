@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import parse_qsl
 
-from resrope.longtext.rows import Row, extra
+from resrope.longtext.extras import extra
+from resrope.longtext.rows import Row
 
 PREFIX = "hub:"
 # The documents of YaRN's evaluation (arXiv 2309.00071), as Parquet: `datasets` 4 and later refuse the

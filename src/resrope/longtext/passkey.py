@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from typing import Any
 
+from resrope.longtext.chat import rendered
+
 FILLER = (
     "The river runs past the old mill.",
     "Boats drift by without a sound.",
@@ -69,7 +71,7 @@ def encoder(tokenizer: Any, *, chat: bool = False) -> Encode:
     """How questions become token ids: as plain text, or in the tokenizer's chat template.
 
     The answer always begins with the same words, in a chat those of the assistant. Raises ValueError where
-    the tokenizer has no template.
+    the tokenizer has no template, and at the first question where that cannot be used.
     """
     if not chat:
         return lambda asked, begun: _ids(tokenizer, f"{asked} {begun}")
@@ -77,8 +79,7 @@ def encoder(tokenizer: Any, *, chat: bool = False) -> Encode:
         raise ValueError("the tokenizer has no chat template: leave --chat out")
 
     def encode(asked: str, begun: str) -> Sequence[int]:
-        turn = [{"role": "user", "content": asked}]
-        opened = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        opened = rendered(tokenizer, [{"role": "user", "content": asked}])
         return _ids(tokenizer, opened + begun, add_special_tokens=False)
 
     return encode

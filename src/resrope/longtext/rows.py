@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Collection, Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from resrope.longtext.extras import extra
 
 # Where a row's text is looked for when no column is asked for, in this order.
 COLUMNS = ("text", "input", "report", "content", "document")
@@ -77,14 +78,6 @@ def parquet_rows(file: Path, column: str | None) -> Iterator[Row]:
             yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
     except (arrow.ArrowException, OSError) as error:
         raise ValueError(f"{file}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-
-
-def extra(module: str, what: str, *, among: str = "longtext") -> Any:
-    """A package of the extra ``among``. Raises ImportError that says how to install it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} needs {module}: pip install 'resrope[{among}]'") from error
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from resrope.longtext.extras import extra
 from resrope.longtext.leval import prompts, scoring
-from resrope.longtext.rows import extra, json_rows
+from resrope.longtext.rows import json_rows
 
 HUB = "L4NLP/LEval"
 # Tokens for what a prompt holds beside the document: system prompt, question, turns of a chat.
 QUESTION_TOKENS = 1024
+# Where the folder with the files is named: in the harness's metadata, else in the environment.
+_FOLDER, _FOLDER_VARIABLE = "leval_data", "LEVAL_DATA"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +26,19 @@ class Document:
     text: str
     instructions: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+def folder_of(metadata: Mapping[str, Any]) -> Path | None:
+    """The folder with the files, from the harness's metadata, else from LEVAL_DATA; None means the hub."""
+    named = metadata.get(_FOLDER) or os.environ.get(_FOLDER_VARIABLE)
+    return Path(named) if named else None
+
+
+def files_of(metadata: Mapping[str, Any]) -> list[Path]:
+    """The files in that folder; none where it is the hub."""
+    folder = folder_of(metadata)
+    files = [] if folder is None else [folder / f"{task}.jsonl" for task in scoring.TASKS]
+    return [file for file in files if file.is_file()]
 
 
 def read_documents(task: str, folder: str | Path | None) -> list[Document]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,6 @@ def run_suite(
         length=length,
         max_length=length + QUESTION_TOKENS,
         metadata={"leval_data": None if folder is None else str(folder)},
-        decided_by="" if folder is None else _digests(folder, tasks),
         **options,
     )
     for one in found:
@@ -77,11 +75,6 @@ def run_suite(
         whole = set(tasks) == set(_suite(loglikelihood))
         mean = balanced(list(scores.values())) if whole else None
         yield SuiteScores(method=one.method, scores=scores, mean=mean, seconds=one.seconds)
-
-
-def _digests(folder: Path, tasks: Sequence[str]) -> str:
-    """The content of the tasks' files."""
-    return " ".join(hashlib.sha256((folder / f"{task}.jsonl").read_bytes()).hexdigest() for task in tasks)
 
 
 def _suite(loglikelihood: bool) -> tuple[str, ...]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
+from resrope.longtext.extras import extra
 from resrope.longtext.leval import data, scoring
-from resrope.longtext.rows import extra
 
 # Keys of --metadata; the harness adds those of --model_args.
-_FOLDER, _LENGTH, _WINDOW = "leval_data", "leval_length", "max_length"
-_FOLDER_VARIABLE = "LEVAL_DATA"
+_LENGTH, _WINDOW = "leval_length", "max_length"
 
 
 def documents(leval_task: str, one_letter: bool = False, **metadata: Any) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def documents(leval_task: str, one_letter: bool = False, **metadata: Any) -> dic
     --metadata and --model_args give. Raises ValueError without a length or a tokenizer.
     """
     data_set = extra("datasets", "L-Eval").Dataset
-    read = data.read_documents(leval_task, metadata.get(_FOLDER) or os.environ.get(_FOLDER_VARIABLE))
+    read = data.read_documents(leval_task, data.folder_of(metadata))
     rows = data.questions(leval_task, read, _length(metadata), _counter(metadata))
     return {"test": data_set.from_list(_with_one_letter(rows) if one_letter else rows)}
 
