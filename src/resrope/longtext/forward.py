@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resrope.longtext.cache import reserve
+from resrope.longtext.products import fast_products
 
 CHUNK = 512
 # Rows of logits whose softmax is taken at a time; more need a second copy of them all.
@@ -99,7 +100,8 @@ class _Reader:
     def __call__(self, part: Tensor, keep: int) -> Tensor:
         """Logits [keep, vocabulary] of the last ``keep`` positions of ``part``, token ids [any]."""
         ids = part[None].to(self._model.device)
-        out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        with fast_products(ids.device):
+            out = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
         if self._cache is None:
             reserve(out.past_key_values, self._length)
         self._cache = out.past_key_values
