@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -43,7 +45,12 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed in the middle of ``atomic_write`` left in ``folder``."""
+def remove_leftovers(folder: Path, *, age: float = 0.0) -> None:
+    """Delete what processes that were killed in the middle of ``atomic_write`` left in ``folder``.
+
+    age: seconds for which a file must have lain there; where others may be writing, it may be theirs.
+    """
     for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime >= age:
+                leftover.unlink()

@@ -191,6 +191,7 @@ def test_usual_lengths_and_a_seeded_sample(answer, texts):
     assert found["lengths"] == ([512, 1024] if max(found["texts"].values()) >= 1024 else [512])
     assert len(found["texts"]) == 3
     assert answer("--text . --documents 3 --seed 1")["texts"] == found["texts"]
+    assert any(answer(f"--text . --documents 3 --seed {s}")["texts"] != found["texts"] for s in (2, 3, 4))
 
 
 @pytest.mark.parametrize(

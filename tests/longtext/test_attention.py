@@ -34,6 +34,20 @@ def test_it_is_softmax_attention(heads, shared, chunk, past):
     assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.25), atol=2e-6)
 
 
+@pytest.mark.parametrize(("chunk", "past"), [(7, 9), (16, 0), (13, 1)])
+def test_a_square_halved_down_to_a_few_queries(monkeypatch, chunk, past):
+    monkeypatch.setattr(attention, "_SQUARE", 3)
+    query, key, value = states(4, 2, chunk, past)
+    made = chunk_attention(query, key, value)
+    assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.25), atol=2e-6)
+
+
+def test_a_chunk_beyond_the_smallest_square():
+    query, key, value = states(4, 2, 2 * attention._SQUARE + 3, 77)
+    made = chunk_attention(query, key, value)
+    assert torch.allclose(made.double(), softmax_attention(query, key, value, 0.25), atol=2e-5)
+
+
 @pytest.mark.parametrize("past", [0, 11])
 def test_values_narrower_than_keys_a_scale_and_a_batch(past):
     query, key, value = states(4, 2, 6, past, dim=24, value_dim=8, batch=2)

@@ -90,15 +90,41 @@ def test_a_forward_on_which_two_methods_rest_counts_once():
 def test_a_model_that_holds_by_itself_needs_no_method():
     found = verdicts(study(own=lambda m: 2.0, yarn=lambda m: 2.01))
     assert conclusion(found) == (
-        "Not worth it: beyond its context the model as it is reads no worse than with yarn."
+        "Not worth it: beyond its context the model as it is does no worse than with yarn."
     )
+
+
+def test_a_gain_not_worth_a_word_is_not_worth_it():
+    found = verdicts(study(own=lambda m: 2.0, yarn=lambda m: 2.04 if m < 512 else 2.0 - 1e-4))
+    assert found[1].beyond < found[0].beyond
+    assert conclusion(found).startswith("Not worth it")
+    found = verdicts(study(own=lambda m: 2.0, yarn=lambda m: 1.99))
+    assert conclusion(found).startswith("Worth it: yarn")
+
+
+def keys(**beyond):
+    """What was found of four passkeys beyond the context."""
+    cells = {name: [Cell(length=1024, depth=0.5, correct=n, trials=4)] for name, n in beyond.items()}
+    plan = Plan(lengths=(1024,), depths=(0.5,), trials=4)
+    return Retrieval(model="tiny", plan=plan, native_length=512, methods=cells)
+
+
+def test_among_methods_that_hold_passkeys_decide():
+    made = study(own=own, yarn=lambda m: 2.0, ntk=lambda m: 2.01)
+    assert conclusion(verdicts(made)).startswith("Worth it: yarn")
+    assert conclusion(verdicts(made, keys(own=0, yarn=0, ntk=4))).startswith("Worth it: ntk")
+
+
+def test_a_model_that_finds_more_by_itself_needs_no_method():
+    made = study(own=lambda m: 2.0, yarn=lambda m: 1.95)
+    assert conclusion(verdicts(made, keys(own=4, yarn=0))).startswith("Not worth it")
 
 
 def test_a_method_that_degrades_is_a_compromise():
     found = verdicts(
         study(own=own, yarn=lambda m: 2.0 if m < 512 else 2.4, ntk=lambda m: 2.0 if m < 512 else 2.5)
     )
-    assert conclusion(found).startswith("A compromise: yarn reads best beyond, where it degrades")
+    assert conclusion(found).startswith("A compromise: yarn does best beyond, where it degrades")
 
 
 def test_a_comparison_needs_a_method():

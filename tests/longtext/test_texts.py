@@ -113,6 +113,8 @@ def test_the_same_file_twice(tmp_path):
     assert refused(tmp_path / "a.txt", tmp_path / ".." / tmp_path.name / "a.txt").endswith("is given twice")
     assert refused(tmp_path).endswith("a.txt is given twice")
     assert refused("pg19", "pg19") == "pg19 is given twice"
+    spelled_out = hub.NAMED["govreport"]
+    assert refused("govreport", spelled_out) == f"{spelled_out} is given twice"
 
 
 def test_not_utf_8(tmp_path):

@@ -169,9 +169,16 @@ def even_block(native: int, target: int) -> int:
     return max(fits, default=native)
 
 
-def _rank(v: Verdict) -> tuple[bool, float]:
-    """The better first: what breaks nowhere, then what reads best beyond."""
-    return v.broken_from is not None, v.beyond
+def _rank(v: Verdict) -> tuple[bool, bool, float, float]:
+    """The better first: what breaks nowhere, what holds, what finds more passkeys beyond, what reads best."""
+    return v.broken_from is not None, v.beyond > _HOLDS * v.reference, -(v.found[1] or 0.0), v.beyond
+
+
+def _gains(best: Verdict, own: Verdict) -> bool:
+    """Whether it is better than the model as it is by more than what is not worth a word."""
+    *classes, beyond = _rank(best)
+    *own_classes, own_beyond = _rank(own)
+    return classes < own_classes or (classes == own_classes and own_beyond > _NOTICED * beyond)
 
 
 def conclusion(found: Sequence[Verdict]) -> str:
@@ -181,8 +188,8 @@ def conclusion(found: Sequence[Verdict]) -> str:
         raise ValueError("a comparison needs a method beside own")
     best = min(others, key=_rank)
     price = 100 * (max(r.ratio for r in best.short.values()) - 1)
-    if _rank(own) <= _rank(best):
-        return f"Not worth it: beyond its context the model as it is reads no worse than with {best.method}."
+    if not _gains(best, own):
+        return f"Not worth it: beyond its context the model as it is does no worse than with {best.method}."
     if best.broken_from is not None:
         return f"Not worth it: every method breaks, the best, {best.method}, at {best.broken_from} tokens."
     reads = "holds" if best.beyond <= _HOLDS * best.reference else "degrades, but breaks nowhere"
@@ -195,4 +202,4 @@ def conclusion(found: Sequence[Verdict]) -> str:
     where = "Worth it where prompts are long, not as a default" if price > 100 * (_PRICE - 1) else "Worth it"
     if reads != "holds" or best.found[1] == 0.0:
         where = "A compromise"
-    return f"{where}: {best.method} reads best beyond, where it {reads}{keys}; {cost}."
+    return f"{where}: {best.method} does best beyond, where it {reads}{keys}; {cost}."

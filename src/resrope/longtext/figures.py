@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from resrope.longtext.curves import Tally, ratios
@@ -43,7 +44,8 @@ def _positions(study: Study) -> Any:
     made, axis = _axis(study, "position in the text (tokens)")
     edges = [b.start for b in study.protocol.blocks] + [study.protocol.longest]
     for label, measured in study.methods.items():
-        axis.stairs(measured.by_block.perplexity(), edges, baseline=None, **style(label))
+        heights = [math.nan if ppl is None else ppl for ppl in measured.by_block.perplexity()]
+        axis.stairs(heights, edges, baseline=None, **style(label))
     return _finished(made, axis, "perplexity")
 
 

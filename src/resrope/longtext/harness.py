@@ -101,7 +101,10 @@ def evaluate(
         )
         for label, done in planned:
             tables, follows = tables_at(done, length), _follows(done, window)
-            settings = json.dumps({**shared, "table_of_each_prompt": follows}, sort_keys=True)
+            # With a table for each batch, the longest prompt in it decides.
+            settings = json.dumps(
+                {**shared, "table_of_batches_of": batch_size if follows else None}, sort_keys=True
+            )
             key = key_of(subject.identity, tables, [], settings)
             kept = None if records is None else records.get(key, "scores", "seconds")
             if kept is not None:

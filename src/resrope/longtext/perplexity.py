@@ -61,6 +61,11 @@ class Protocol:
         return self.lengths[-1]
 
     @property
+    def at_once(self) -> int:
+        """The most tokens that are in memory together."""
+        return min(self.window or self.longest, self.longest)
+
+    @property
     def blocks(self) -> list[Block]:
         """The blocks of the curve by position."""
         return blocks(self.longest, self.block)

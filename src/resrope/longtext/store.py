@@ -15,6 +15,9 @@ from resrope.files import atomic_write, remove_leftovers
 from resrope.longtext.forward import Losses
 from resrope.spec import Frequencies
 
+# Seconds after which a file half written is nobody's: several processes may share a folder.
+_ABANDONED = 3600.0
+
 
 class Records:
     """A folder of JSON objects, each under the hash of everything that decides it."""
@@ -22,7 +25,7 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        remove_leftovers(folder, age=_ABANDONED)
 
     def get(self, key: str, *fields: str) -> dict[str, Any] | None:
         """What was kept, None where nothing was. Raises ValueError where it is damaged or lacks a field."""

@@ -138,7 +138,7 @@ def study(
 
     @cache
     def fits() -> None:
-        check_fits(subject.model, protocol.window or protocol.longest, chunk=protocol.chunk)
+        check_fits(subject.model, protocol.at_once, chunk=protocol.chunk)
 
     measured = {}
     for candidate in asked:

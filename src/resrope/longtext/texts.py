@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,8 +80,10 @@ def _files(sources: Sequence[str]) -> dict[Path, str]:
             f"{unknown!r}: no such file or folder, and no data set: {', '.join(hub.NAMED)}, hub:owner/name"
         )
     local = [file for source in sources if _local(source) for file in _inside(Path(source))]
-    given = [str(file.resolve()) for file in local] + named
-    twice = next((one for i, one in enumerate(given) if one in given[:i]), None)
+    names = [str(file.resolve()) for file in local] + named
+    # A set has two spellings: its short name, and what that stands for.
+    given = [*names[: len(local)], *(replace(hub.parse(source), source="") for source in named)]
+    twice = next((name for i, name in enumerate(names) if given[i] in given[:i]), None)
     if twice is not None:
         raise ValueError(f"{twice} is given twice")
     return {file: _name(file, local) for file in local}

@@ -11,8 +11,8 @@ from resrope.posgen.evaluate import regions
 from resrope.posgen.presets import METHODS, Settings
 from resrope.posgen.record import Cell, read_records, read_run
 from resrope.posgen.shortcut import shortcut_accuracy
-from resrope.posgen.stats import summarise
 from resrope.posgen.tasks import TASKS
+from resrope.stats import summarise
 
 Record = dict[str, Any]
 

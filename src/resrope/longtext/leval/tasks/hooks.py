@@ -61,7 +61,8 @@ def _with_one_letter(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def graded(doc: dict[str, Any], results: Sequence[str]) -> dict[str, tuple[int, float]]:
     """The grade of one answer, beside the half of the score that it counts for."""
-    (answer,) = results
+    (raw,) = results
+    answer = raw.strip()  # most tokenizers begin it with the space behind "Answer:"
     if doc["task"] == "sci_fi":
         grade = scoring.verdict_grade(answer, doc["output"])
     else:

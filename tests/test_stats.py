@@ -1,7 +1,7 @@
 import mpmath
 import pytest
 
-from resrope.posgen.stats import _T95, summarise
+from resrope.stats import _T95, summarise
 
 
 def test_quantiles_against_mpmath():

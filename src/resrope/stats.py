@@ -1,4 +1,4 @@
-"""Means over seeds with their spread and 95 % intervals."""
+"""What 95 % intervals of a few values rest on, and means over seeds with theirs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Summary:
     high: float | None
 
 
+def t95(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t for ``degrees`` of freedom, at least 1."""
+    return _T95[degrees - 1] if degrees <= len(_T95) else 1.96 + 2.4 / degrees
+
+
 def summarise(values: Sequence[float]) -> Summary | None:
     """The summary of one value per seed, by Student's t; None without values."""
     if not values:
@@ -34,7 +39,5 @@ def summarise(values: Sequence[float]) -> Summary | None:
     if len(values) == 1:
         return Summary(values=tuple(values), mean=mean, std=None, low=None, high=None)
     spread = stdev(values)
-    degrees = len(values) - 1
-    quantile = _T95[degrees - 1] if degrees <= len(_T95) else 1.96 + 2.4 / degrees
-    half = quantile * spread / math.sqrt(len(values))
+    half = t95(len(values) - 1) * spread / math.sqrt(len(values))
     return Summary(values=tuple(values), mean=mean, std=spread, low=mean - half, high=mean + half)
