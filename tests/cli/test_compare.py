@@ -68,7 +68,7 @@ def test_what_cannot_be_asked_later_is_said_before_anything_is_read(call, tmp_pa
         "--target 1024 --text . --depths 0.5"
     )  # half of 512 holds the sentences, not the task
     assert (code, err.count("\n")) == (2, 1)
-    assert "length must be at least" in err
+    assert "passkeys need at least" in err
 
 
 @pytest.mark.parametrize(

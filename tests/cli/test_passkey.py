@@ -145,7 +145,7 @@ def test_depths(call, model, knowing, depths, found):
         (["--depths", "0.5,2"], "depths must be from 0 to 1, got 0.5, 2.0"),
         (["--depths", "nan,0.5"], "depths must be"),
         (["--lengths", "1k"], "--lengths takes integers"),
-        (["--lengths", "64"], "length must be at least"),
+        (["--lengths", "64"], "passkeys need at least"),
         (["--trials", "0"], "trials must be an integer >= 1"),
         (["--method", "best"], "method must be among own, rope"),
         (

@@ -443,6 +443,13 @@ def test_a_tokenizer_without_a_chat_template_is_an_error(subject, data, monkeypa
         one(evaluate(subject, candidates([]), ["leval_tpo"], length=512, apply_chat_template=True))
 
 
+def test_a_tokenizer_without_an_end_is_an_error(subject, data, monkeypatch):
+    monkeypatch.setattr(subject.tokenizer, "_special_tokens_map", {})
+    assert subject.tokenizer.eos_token_id is None
+    with pytest.raises(ValueError, match=r": its tokenizer names no eos_token"):
+        one(evaluate(subject, candidates([]), ["leval_tpo"], length=512, metadata={"leval_data": str(data)}))
+
+
 def test_a_chat_template_that_cannot_be_used_is_an_error(subject, data, monkeypatch):
     monkeypatch.setattr(subject.tokenizer, "chat_template", "{{ raise_exception('tools only') }}")
     metadata = {"leval_data": str(data)}

@@ -83,11 +83,13 @@ def test_the_ends_of_the_depth():
 
 def test_a_length_that_is_too_short():
     shortest = len(build(characters, length=2000, depth=0, key=12345, haystack=["x" * 1000])) - 1000 + ROOM
-    with pytest.raises(ValueError, match=f"at least {shortest + 10} for this tokenizer, got {shortest + 9}"):
+    with pytest.raises(
+        ValueError, match=f"at least {shortest + 10} tokens with this tokenizer, got {shortest + 9}"
+    ):
         build(characters, length=shortest + 9, depth=0, key=12345, haystack=["x" * 10])
     assert build(characters, length=shortest + 10, depth=0, key=12345, haystack=["x" * 10])
     for length in (1, ROOM):
-        with pytest.raises(ValueError, match="length must be at least"):
+        with pytest.raises(ValueError, match="passkeys need at least"):
             build(characters, length=length, depth=0, key=12345)
 
 
@@ -281,10 +283,16 @@ def test_the_model_is_left_as_it_was(subject, knowing, tmp_path):
 
 
 def test_what_cannot_be_asked_is_said_before_the_first_question(subject, knowing, tmp_path):
-    with pytest.raises(ValueError, match="length must be at least"):
+    with pytest.raises(ValueError, match="passkeys need at least"):
         ask(subject, plan(lengths=[64, 1024]), tmp_path)
     with pytest.raises(ValueError, match="factor"):
         ask(subject, plan(), tmp_path, methods=("own", "yarn:factor=0.5"))
+    assert knowing == []
+
+
+def test_a_length_beyond_memory_is_refused_before_its_text_is_built(subject, knowing, tmp_path):
+    with pytest.raises(ValueError, match=r"^1000000000 tokens need about .* tokens would fit"):
+        ask(subject, plan(lengths=[512, 10**9]), tmp_path)
     assert knowing == []
 
 
@@ -324,7 +332,7 @@ def test_the_picture():
     made = heatmap(found)
     drawn = [axis for axis in made.axes if axis.images]
     assert [axis.get_title() for axis in drawn] == [
-        f"{name}: 50 % of the keys found" for name in ("own", "YaRN", "Resonance YaRN", "Linear (PI)")
+        f"{name}: 50 % found" for name in ("own", "YaRN", "Resonance YaRN", "Linear (PI)")
     ]
     assert drawn[0].images[0].get_array().tolist() == [[1, 0]] * 3
     assert [text.get_text() for text in drawn[0].texts] == ["100", "0"] * 3

@@ -46,6 +46,12 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_is_no_number_is_damage(tmp_path):
+    Store(tmp_path).put("k", np.array([1.0, np.nan], dtype=np.float32), MADE)
+    with pytest.raises(ValueError, match=r"k\.npy is damaged; .*: a loss is not a number"):
+        Store(tmp_path).get("k", 1)
+
+
 @pytest.mark.parametrize("text", ["", "{", "5,"])
 def test_a_damaged_record_is_named_in_one_line(tmp_path, text):
     store = Store(tmp_path)

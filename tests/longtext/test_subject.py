@@ -168,3 +168,11 @@ def test_the_attention_asked_for_is_used_in_a_gguf_file_too(letters, tmp_path):
     convert(letters, file, table=table, length=512, provenance={}, no_vocab=True)
     subject = open_subject(file, attn="eager", tokenizer=object())
     assert subject.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("path", ["no.gguf", "x/no.gguf", "./no", "/no/model", "a/b/c"])
+def test_what_can_only_be_a_place_here_is_not_asked_of_the_hub(path, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", pytest.fail)
+    for opened in (tokenizer_of, open_subject):
+        with pytest.raises(ValueError, match=f"^{path}: no such file or folder$"):
+            opened(path)

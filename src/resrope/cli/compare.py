@@ -72,7 +72,7 @@ def compare(
     encoded, tokenizer = longtext.encoded(model, texts, column, documents, seed, reaching=target)
     from resrope.longtext.compare import even_block, lengths_around, verdicts
     from resrope.longtext.comparison import Comparison
-    from resrope.longtext.passkey import build, encoder
+    from resrope.longtext.passkey import check_room, encoder
     from resrope.longtext.perplexity import Protocol
     from resrope.longtext.retrieval import Plan
     from resrope.longtext.subject import open_subject
@@ -85,7 +85,10 @@ def compare(
     keys, encode = None, encoder(tokenizer)
     if hidden:
         keys = Plan(lengths=(lengths[-2] // 2, target), depths=hidden, trials=1 if trials is None else trials)
-        build(encode, length=keys.lengths[0], depth=0.0, key=10_000)  # too short: said before hours of work
+        try:
+            check_room(encode, keys.lengths[0])
+        except ValueError as error:
+            raise ValueError(f"{error}, half the model's context; --depths none leaves them out") from None
     study = longtext.studied(subject, asked, encoded, protocol, out)
     retrieval = None
     if keys is not None:

@@ -90,6 +90,7 @@ def run(
     from resrope.longtext.store import Records
     from resrope.longtext.subject import open_subject
 
+    longtext.quiet_libraries()
     asked = longtext.chosen(methods, factor, parameters, replace)
     named = [] if tasks is None else names("--task", tasks)
     wanted = wanted_tasks(named, data, loglikelihood=loglikelihood)

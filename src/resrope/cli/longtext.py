@@ -112,9 +112,11 @@ def pictures_first() -> None:
 
 
 def quiet_libraries() -> None:
-    """No bars and notes of transformers between ours; errors still raise."""
+    """No bars, notes and retries of the libraries between our lines; errors still raise."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

@@ -67,12 +67,12 @@ def passkey(
     _check_picture(plot)
     longtext.quiet_libraries()
     sentences = _sentences(haystack)
-    from resrope.longtext.passkey import build, encoder
+    from resrope.longtext.passkey import check_room, encoder
     from resrope.longtext.subject import open_subject, tokenizer_of
 
     tokenizer = tokenizer_of(model)
     encode = encoder(tokenizer, chat=chat)
-    build(encode, length=reach[0], depth=0.0, key=10_000, haystack=sentences)  # too short: said at once
+    check_room(encode, reach[0], sentences)
     longtext.tell(f"loading {model}")
     subject = open_subject(model, dtype=dtype, device=device, attn=attn, tokenizer=tokenizer)
     found = longtext.retrieved(subject, asked, plan, encode, out, chunk=chunk, haystack=sentences)

@@ -78,6 +78,10 @@ def evaluate(
     """
     if apply_chat_template and not subject.tokenizer.chat_template:
         raise ValueError(f"{subject.name}: its tokenizer has no chat template to apply")
+    if subject.tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{subject.name}: its tokenizer names no eos_token, which the harness cannot do without"
+        )
     window = length if max_length is None else max_length
     shared = {
         "harness": version("lm_eval"),

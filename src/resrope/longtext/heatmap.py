@@ -53,7 +53,7 @@ def _map(axis: Any, found: Retrieval, method: str) -> None:
     axis.set_yticks(range(len(plan.depths)), [f"{100 * d:.0f} %" for d in plan.depths], fontsize=8)
     axis.set_xlabel("tokens")
     axis.set_ylabel("depth of the key")
-    axis.set_title(f"{title(method)}: {100 * found.accuracy(method):.0f} % of the keys found", fontsize=10)
+    axis.set_title(f"{title(method)}: {100 * found.accuracy(method):.0f} % found", fontsize=9)
     _mark(axis, found)
 
 

@@ -30,6 +30,8 @@ _ANSWER = "The pass key is"
 # New tokens for the answer: five digits, one by one in some tokenizers, and what may stand before them.
 ROOM = 10
 
+_LARGEST_KEY = 99_999
+
 # (what is asked, how the answer begins) -> token ids
 Encode = Callable[[str, str], Sequence[int]]
 
@@ -44,16 +46,28 @@ def build(
     that holds none.
     """
 
+    check_room(encode, length, haystack)
+
     def prompt(count: int) -> Sequence[int]:
-        parts = list(islice(cycle(haystack), count))
-        parts.insert(round(depth * count), _NEEDLE.format(key=key))
-        return encode(f"{_TASK}\n\n{' '.join(parts)}\n\n{_QUESTION}", _ANSWER)
+        return _prompt(encode, count, depth, key, haystack)
 
     # A sentence is one token or more, so there are never more than `length`.
     count = bisect_right(range(length), length - ROOM, key=lambda n: len(prompt(n))) - 1
-    if count < 1:
-        raise ValueError(f"length must be at least {len(prompt(1)) + ROOM} for this tokenizer, got {length}")
-    return list(prompt(count))
+    return list(prompt(max(count, 1)))
+
+
+def check_room(encode: Encode, length: int, haystack: Sequence[str] = FILLER) -> None:
+    """Raise ValueError where ``length`` does not hold one sentence of the haystack; a text is not built."""
+    least = len(_prompt(encode, 1, 0.0, _LARGEST_KEY, haystack)) + ROOM
+    if length < least:
+        raise ValueError(f"passkeys need at least {least} tokens with this tokenizer, got {length}")
+
+
+def _prompt(encode: Encode, count: int, depth: float, key: int, haystack: Sequence[str]) -> Sequence[int]:
+    """The key among ``count`` sentences."""
+    parts = list(islice(cycle(haystack), count))
+    parts.insert(round(depth * count), _NEEDLE.format(key=key))
+    return encode(f"{_TASK}\n\n{' '.join(parts)}\n\n{_QUESTION}", _ANSWER)
 
 
 def is_right(answer: str, key: int) -> bool:

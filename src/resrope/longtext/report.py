@@ -71,8 +71,7 @@ def _by_length(study: Study, wide: bool) -> Grid:
         "Perplexity of the first tokens",
         ["", *(_mark(study, n) for n in study.protocol.lengths)],
         rows,
-        f"exp of all nats over all tokens{_brackets(wide)}. * beyond the {study.native} tokens of the "
-        "model as it is.",
+        f"exp of all nats over all tokens{_brackets(wide)}.{_legend(study)}",
     )
 
 
@@ -114,6 +113,12 @@ def _texts(count: int) -> str:
 
 def _mark(study: Study, length: int) -> str:
     return f"{length}{_star(study, length)}"
+
+
+def _legend(study: Study) -> str:
+    """What a star means, where there is one."""
+    starred = _star(study, study.protocol.longest)
+    return f" * beyond the {study.native} tokens of the model as it is." if starred else ""
 
 
 def _star(study: Study, length: int) -> str:

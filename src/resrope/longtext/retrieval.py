@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 from resrope.longtext.candidates import Candidate, placed, tables_at
@@ -128,12 +127,10 @@ def measure(
     """
     extended = {one.label: placed(one, subject.rope, plan.serves) for one in methods}
 
-    @cache
-    def fits() -> None:
-        check_fits(subject.model, plan.lengths[-1], chunk=chunk, kept_rows=1)
-
+    # Kept answers need no model, but their questions are built to find them, and that takes memory as well.
+    check_fits(subject.model, plan.lengths[-1], chunk=chunk, kept_rows=1)
     found: dict[str, list[Cell]] = {label: [] for label in extended}
-    asking = _Asking(subject, encode, haystack, answers, chunk, progress, fits, set(), {})
+    asking = _Asking(subject, encode, haystack, answers, chunk, progress, set(), {})
     for length in plan.lengths:
         for label, done in extended.items():
             found[label] += asking.cells(label, done, plan, length)
@@ -156,7 +153,6 @@ class _Asking:
     answers: Records
     chunk: int
     progress: Progress
-    before: Callable[[], None]
     commits: set[str]
     questions: dict[tuple[int, float, int], list[int]]
 
@@ -179,7 +175,6 @@ class _Asking:
         name = key_of(self.subject.identity, tables, tokens, f"{ROOM} greedy tokens")
         made = self.answers.get(name, "answer", "commit")
         if made is None:
-            self.before()
             question = {"method": label, "length": length, "depth": depth, "key": key}
             made = {"answer": self.ask(tokens), **question, "model": self.subject.name, **provenance()}
             self.answers.put(name, made)

@@ -64,6 +64,8 @@ class Store:
             kept: Losses = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path} is damaged; remove it and run again: {error}") from None
+        if not np.isfinite(kept).all():
+            raise ValueError(f"{path} is damaged; remove it and run again: a loss is not a number")
         return kept[:count] if len(kept) >= count else None
 
     def put(self, key: str, losses: Losses, made: Mapping[str, Any]) -> None:

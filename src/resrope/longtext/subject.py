@@ -18,7 +18,7 @@ from resrope.models.apply import rope_of, rotating
 from resrope.models.config import ModelRope
 from resrope.models.extension import Extension, trained_length
 from resrope.models.load import load
-from resrope.models.source import SMOLLM2
+from resrope.models.source import SMOLLM2, check_there
 from resrope.spec import Frequencies
 
 # Bytes up to which a file is known by its content; more takes seconds to read.
@@ -86,6 +86,7 @@ def tokenizer_of(path: str | Path) -> Any:
     """The tokenizer of a folder, a hub id, a .gguf file or ``smollm2``. Raises ValueError without one."""
     from transformers import AutoTokenizer
 
+    check_there(path)
     file = _file(path)
     try:
         if file is not None and file.suffix == ".gguf":

@@ -17,7 +17,7 @@ from resrope.models.config import innermost, rope_from_config
 from resrope.models.engines.compare import objection
 from resrope.models.extension import Extension, unchanged
 from resrope.models.live import differs_from, rotary_modules, text_config
-from resrope.models.source import SMOLLM2
+from resrope.models.source import SMOLLM2, check_there
 from resrope.models.spelling import write_both
 from resrope.spec import frequencies
 
@@ -47,6 +47,7 @@ def load(
         method, {**parameters, "length": length, "layers": layers, "replace_scaling": replace_scaling}
     )
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(model_kwargs or {})}
+    check_there(path)
     file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
     model = _from_gguf(file, options) if file.suffix == ".gguf" else _from_pretrained(path, options)
     if method is not None:

@@ -44,6 +44,14 @@ def config_of(source: str | Path) -> dict[str, Any]:
     return config
 
 
+def check_there(path: str | Path) -> None:
+    """Raise ValueError for what can only be a place on this machine, not a hub id, and is not there."""
+    text = str(path)
+    local = text.endswith(".gguf") or text.startswith((".", "/", "~")) or text.count("/") > 1
+    if local and not Path(path).exists():
+        raise ValueError(f"{path}: no such file or folder")
+
+
 def _file(path: Path) -> Path:
     if not path.exists():
         raise ValueError(
