@@ -106,3 +106,18 @@ def test_saved_files_have_the_mode_of_new_files(saved, tmp_path):
 def test_only_models_are_saved(tmp_path, what):
     with pytest.raises(ValueError, match="model must be a transformers model"):
         resrope.save(what, tmp_path / "out")
+
+
+def test_bars_that_are_turned_off_stay_off_for_a_gguf_file(monkeypatch):
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    from resrope.models.load import _bars_as_asked
+
+    before = reader.tqdm
+    for enabled, disabled in ((True, None), (False, True)):
+        monkeypatch.setattr(logging, "is_progress_bar_enabled", lambda enabled=enabled: enabled)
+        with _bars_as_asked():
+            assert reader.tqdm.keywords == {"disable": disabled}
+            assert list(reader.tqdm([1, 2], desc="tensors")) == [1, 2]
+    assert reader.tqdm is before

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from resrope.longtext.curves import Tally, ratios
 from resrope.longtext.study import Study
 from resrope.pictures import figure, png, style
 
 _FEW = 4
+# Highest over lowest perplexity from which on the ticks between powers of ten have no room for numbers.
+_DECADES = 30.0
 CAPTIONS = {
     "lengths.png": "Perplexity of the first tokens of the texts (Figure 4 of the paper). The dotted line is "
     "the length that the model as it is serves.",
     "positions.png": "Perplexity of the tokens at a position alone, log scale: where a method breaks is "
     "plain here, and averaged away above.",
     "resonance.png": "Perplexity with Resonance over that without it, by position; below 1 it helps. Bands: "
-    "95 % intervals, texts drawn again.",
+    "95 % intervals, texts drawn again. What leaves the picture belongs to methods that are broken there.",
 }
 
 
@@ -50,27 +54,40 @@ def _positions(study: Study) -> Any:
 
 
 def _resonance(study: Study) -> Any:
-    made, axis = _axis(study, "position in the text (tokens)")
+    made, axis = _axis(study, "position in the text (tokens)", log=False)
+    drawn: list[float] = []
     middles = [(b.start + b.end) / 2 for b in study.protocol.blocks]
     for label, (resonant, plain) in study.pairs().items():
         found = ratios(resonant.by_block, plain.by_block)
         there = [(x, r) for x, r in zip(middles, found, strict=True) if r is not None]
         line = style(f"resonance-{label}")
         axis.plot([x for x, _ in there], [r.ratio for _, r in there], **line)
+        drawn += [r.ratio for _, r in there]
         bands = [(x, r.low, r.high) for x, r in there if r.low is not None]
         if bands:
             axis.fill_between(*zip(*bands, strict=True), color=line["color"], alpha=0.12, linewidth=0)
     axis.axhline(1.0, color="0.5", linewidth=0.8)
-    return _finished(made, axis, "with / without Resonance")
+    axis.set_ylim(*_window(drawn))
+    axis.set_ylabel("with / without Resonance")
+    axis.legend(fontsize=8, frameon=False, ncols=2)
+    return made
 
 
-def _axis(study: Study, label: str) -> tuple[Any, Any]:
+def _window(ratios: list[float]) -> tuple[float, float]:
+    """Around 1 and four fifths of the ratios: those of a method that is broken would hide all others."""
+    low, high = np.quantile([*ratios, 1.0], [0.1, 0.9])
+    room = max(high - low, 0.002)
+    return float(low - room), float(high + room)
+
+
+def _axis(study: Study, label: str, *, log: bool = True) -> tuple[Any, Any]:
     made, axes = figure(1, 1, width=9, height=4.5)
     axis = axes[0][0]
     if study.native is not None and study.native < study.protocol.longest:
         axis.axvline(study.native, color="0.4", linewidth=0.8, linestyle=":")
     axis.set_xlabel(label)
-    axis.set_yscale("log")
+    if log:
+        axis.set_yscale("log")
     return made, axis
 
 
@@ -82,11 +99,13 @@ def _band(axis: Any, lengths: tuple[int, ...], tally: Tally, label: str) -> None
 
 
 def _finished(made: Any, axis: Any, label: str) -> Any:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_ylabel(f"{label} (log)")
-    for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        which(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axis.get_ylim()
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_major_formatter(plain)
+    axis.yaxis.set_minor_formatter(plain if high < _DECADES * low else NullFormatter())
     axis.tick_params(which="minor", labelsize=7)
     axis.legend(fontsize=8, frameon=False, ncols=2)
     return made

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +143,28 @@ def _causal_lm() -> Any:
     return AutoModelForCausalLM
 
 
+@contextmanager
+def _bars_as_asked() -> Iterator[None]:
+    """No bar of transformers' GGUF reader where its bars are turned off, to which it pays no heed."""
+    from transformers.utils import logging
+
+    reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=None if logging.is_progress_bar_enabled() else True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
+
+
 def _from_gguf(file: Path, options: dict[str, Any]) -> Any:
     """Dequantised, in a model of its own: the one that transformers returns refuses to be saved."""
     import torch
 
     options = {**options, "dtype": torch.float32 if options["dtype"] == "auto" else options["dtype"]}
     rope = gguf.read_gguf(file)
-    read = _from_pretrained(file.parent, {**options, "gguf_file": file.name})
+    with _bars_as_asked():
+        read = _from_pretrained(file.parent, {**options, "gguf_file": file.name})
     config = type(read.config).from_dict(
         {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     )
