@@ -39,17 +39,24 @@ def facts(study: Study) -> list[str]:
         else f"windows of {protocol.window} tokens, {protocol.stride} apart, every token counted once"
     )
     commits = sorted({c for m in study.methods.values() for c in m.commits})
-    made_for = ", ".join(f"{title(label)}: {m.serves}" for label, m in study.methods.items())
     left_out = f"; too short for any: {', '.join(study.left_out)}" if study.left_out else ""
     return [
         f"The model as it is serves {study.native or 'an unknown number of'} tokens; nothing was trained. "
-        f"Tokens that each method was made for: {made_for}.",
+        f"Tokens that methods were made for: {_made_for(study)}.",
         f"{_texts(len(study.texts))}; texts that reach each length: "
         + ", ".join(f"{length}: {count}" for length, count in study.texts_by_length.items())
         + left_out,
         f"Protocol: {window}.",
         f"{study.seconds:.0f} s of reading, at commit {', '.join(commits)}.",
     ]
+
+
+def _made_for(study: Study) -> str:
+    """One number where it is that of all methods."""
+    served = {title(label): m.serves for label, m in study.methods.items()}
+    if len(set(served.values())) == 1:
+        return str(next(iter(served.values())))
+    return ", ".join(f"{name}: {tokens}" for name, tokens in served.items())
 
 
 def grids(study: Study, *, intervals: bool = True) -> list[Grid]:
