@@ -71,7 +71,8 @@ def main(asked: Sequence[str]) -> None:
         print(f"{name} …", flush=True)
         results[name] = PARTS[name]()
         if asked:
-            results.setdefault("again", {})[name] = {"commit": here["commit"], "date": here["date"]}
+            when = {key: here[key] for key in ("commit", "date", "processor")}
+            results.setdefault("again", {})[name] = when
     text = markdown(results)
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (HERE / "results.md").write_text(text, encoding="utf-8")
@@ -102,7 +103,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"{m['processors']} processors, "
             f"torch {m['torch']}, numpy {m['numpy']}, Python {m['python']}. All figures are in results.json.",
             *(
-                f"Measured again: {name} at commit {a['commit']}, {a['date']}."
+                f"Measured again: {name} at commit {a['commit']}, {a['date']}, "
+                f"{a.get('processor', m['processor'])}."
                 for name, a in results.get("again", {}).items()
             ),
             "",
