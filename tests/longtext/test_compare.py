@@ -102,6 +102,14 @@ def test_a_gain_not_worth_a_word_is_not_worth_it():
     assert conclusion(found).startswith("Worth it: yarn")
 
 
+def test_of_methods_that_read_alike_the_cheaper_is_best():
+    cheap, dear = (lambda m: 2.01 if m < 512 else 2.001), (lambda m: 2.03 if m < 512 else 2.0)
+    found = verdicts(study(own=own, yarn=dear, ntk=cheap))
+    assert found[1].beyond < found[2].beyond
+    assert conclusion(found).startswith("Worth it: ntk")
+    assert "costs 1.0 % on short prompts" in conclusion(found)
+
+
 def keys(**beyond):
     """What was found of four passkeys beyond the context."""
     cells = {name: [Cell(length=1024, depth=0.5, correct=n, trials=4)] for name, n in beyond.items()}

@@ -174,6 +174,19 @@ def _rank(v: Verdict) -> tuple[bool, bool, float, float]:
     return v.broken_from is not None, v.beyond > _HOLDS * v.reference, -(v.found[1] or 0.0), v.beyond
 
 
+def _best(others: Sequence[Verdict]) -> Verdict:
+    """The first by rank; of those that read no worse by more than is worth a word, the cheapest inside."""
+    first = min(others, key=_rank)
+    *classes, beyond = _rank(first)
+    near = [v for v in others if list(_rank(v)[:-1]) == classes and v.beyond <= _NOTICED * beyond]
+    return min(near, key=_dearest)
+
+
+def _dearest(v: Verdict) -> float:
+    """Its worst perplexity inside the context over that of the model as it is."""
+    return max(r.ratio for r in v.short.values())
+
+
 def _gains(best: Verdict, own: Verdict) -> bool:
     """Whether it is better than the model as it is by more than what is not worth a word."""
     *classes, beyond = _rank(best)
@@ -186,8 +199,8 @@ def conclusion(found: Sequence[Verdict]) -> str:
     own, *others = found
     if not others:
         raise ValueError("a comparison needs a method beside own")
-    best = min(others, key=_rank)
-    price = 100 * (max(r.ratio for r in best.short.values()) - 1)
+    best = _best(others)
+    price = 100 * (_dearest(best) - 1)
     if not _gains(best, own):
         return f"Not worth it: beyond its context the model as it is does no worse than with {best.method}."
     if best.broken_from is not None:
