@@ -15,8 +15,8 @@ from resrope.longtext.cache import reserve
 from resrope.longtext.products import fast_products
 
 CHUNK = 512
-# Rows of logits whose softmax is taken at a time; more need a second copy of them all.
-ROWS = 64
+# Rows of logits whose softmax is taken at a time; more need a second copy of them all, and leave holes.
+ROWS = 16
 
 Losses = NDArray[np.float32]
 # Called with the number of tokens that were read since the last call.
