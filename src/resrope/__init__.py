@@ -5,8 +5,8 @@ makes the table; every other layer looks at it, trains with it or turns it into 
 
 Importing this package needs the standard library only; ``resrope.rotary`` (torch),
 ``resrope.analysis`` (numpy), ``resrope.posgen``, ``resrope.models``, ``resrope.export``,
-``resrope.longtext`` and the functions on whole models (``apply``, ``load``, ``save``, ``register``) load on
-first use.
+``resrope.longtext``, ``resrope.finetune`` and the functions on whole models (``apply``, ``load``,
+``save``, ``register``) load on first use.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
     "methods",
 ]
 
-_LAYERS = ("analysis", "export", "longtext", "models", "posgen", "rotary")
+_LAYERS = ("analysis", "export", "finetune", "longtext", "models", "posgen", "rotary")
 # What works on whole models, by the module that holds it; these load torch and transformers.
 _ON_MODELS = {
     "apply": "resrope.models.apply",

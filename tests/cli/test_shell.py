@@ -118,7 +118,7 @@ def test_help_is_fast_and_needs_no_torch():
             "Linear does not take original_max_position_embeddings",
         ),
         ("inspect --head-dim 64 --train-length 9 --plot no/such/folder.png", "No such folder: no/such"),
-        ("posgen report OUT", "must be the folder of a PosGen run"),
+        ("posgen report OUT", "must be the folder of a run"),
         ("posgen generate --task cot --out OUT --set modulus=5", "5 ** 4 = 625 prefixes exist, fewer than"),
         ("posgen generate --task cot --out OUT --seed -1", "seed must be >= 0, got -1"),
         ("posgen show --position 3", "position must be >= j+k = 4"),

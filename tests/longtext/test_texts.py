@@ -91,7 +91,8 @@ def test_a_text_that_is_none(tmp_path, text):
 
 def test_what_is_not_there(tmp_path):
     assert refused("nowhere.txt") == (
-        "'nowhere.txt': no such file or folder, and no data set: govreport, proof-pile, pg19, hub:owner/name"
+        "'nowhere.txt': no such file or folder, and no data set: govreport, proof-pile, pg19, pg19-train, "
+        "hub:owner/name"
     )
     assert "no such file" in refused("")
     assert "the folder holds no .txt, .md, .jsonl" in refused(tmp_path)

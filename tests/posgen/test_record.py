@@ -21,13 +21,13 @@ def test_a_run_folder_remembers_its_settings(tiny, tmp_path):
 
 def test_other_settings_are_refused_by_name(tiny, tmp_path):
     open_run(tmp_path, "quick", tiny)
-    with pytest.raises(ValueError, match=r"other settings: epochs 3 \(asked for 9\); use another --out"):
+    with pytest.raises(ValueError, match=r"other settings: epochs 3 \(asked for 9\); choose another folder"):
         open_run(tmp_path, "quick", tiny.override({"epochs": 9}))
 
 
 def test_other_folders_are_refused(tiny, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="must be a new folder or a PosGen run"):
+    with pytest.raises(ValueError, match="must be a new folder or that of a run"):
         open_run(tmp_path, "quick", tiny)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ValueError, match=r"has no run\.json"):

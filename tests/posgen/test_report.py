@@ -74,7 +74,7 @@ def test_one_seed_has_no_interval(run):
 
 
 def test_nothing_to_report(tiny, tmp_path):
-    with pytest.raises(ValueError, match="must be the folder of a PosGen run"):
+    with pytest.raises(ValueError, match="must be the folder of a run"):
         summarise_run(tmp_path)
     open_run(tmp_path, "quick", tiny)
     with pytest.raises(ValueError, match="no finished cell yet"):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from resrope.posgen.cell import run_cell
-from resrope.posgen.record import Cell, cell_folder, only_run, open_run, read_records
+from resrope.posgen.record import Cell, cell_folder, open_run, read_records
 from resrope.posgen.runner import matrix, run_matrix
+from resrope.rundir import only_run
 
 CELLS = matrix(["cot"], ["rope", "resonance-yarn"], [0])
 

@@ -130,9 +130,10 @@ def run(
     Example: `resrope posgen run --preset quick --task cot --method rope,ntk --set factor=8 --out runs/ntk`
     """
     from resrope.posgen import presets
-    from resrope.posgen.record import only_run, open_run
+    from resrope.posgen.record import open_run
     from resrope.posgen.runner import check_jobs, default_jobs, matrix
     from resrope.posgen.tasks import TASKS
+    from resrope.rundir import only_run
     from resrope.spec import frequencies
 
     _require_extras()

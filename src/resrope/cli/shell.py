@@ -13,6 +13,7 @@ from resrope.cli.compare import compare
 from resrope.cli.doctor import doctor
 from resrope.cli.evaluate import evaluate
 from resrope.cli.extend import extend
+from resrope.cli.finetune import finetune
 from resrope.cli.inspect import inspect
 from resrope.cli.leval import leval
 from resrope.cli.passkey import passkey
@@ -34,6 +35,7 @@ app.command()(inspect)
 app.command()(doctor)
 app.command()(extend)
 app.command()(verify)
+app.command()(finetune)
 app.command()(perplexity)
 app.command()(passkey)
 app.command()(compare)

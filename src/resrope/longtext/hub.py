@@ -18,6 +18,8 @@ NAMED = {
     "govreport": "hub:emozilla/govreport-test-tokenized?column=input",
     "proof-pile": "hub:emozilla/proofpile-test-tokenized?column=text",
     "pg19": "hub:emozilla/pg19-test?column=text",
+    # About 100 million tokens of books, what the paper trains on (Appendix C.2).
+    "pg19-train": "hub:emozilla/pg19?split=train&column=text&rows=1100",
 }
 _ROWS = 1000
 
@@ -76,6 +78,13 @@ def rows_of(one: HubSet) -> Iterator[Row]:
     with _one_line(one):
         chosen = opened[split] if one.column is None else opened[split].select_columns([one.column])
         yield from enumerate(islice(chosen, one.rows), start=1)
+
+
+def revision_of(one: HubSet) -> str:
+    """The commit of the data set on the hub. Raises ImportError and ValueError like ``rows_of``."""
+    api = extra("huggingface_hub", "a hub data set").HfApi()
+    with _one_line(one):
+        return str(api.dataset_info(one.path).sha)
 
 
 def _split(one: HubSet, splits: list[str]) -> str:

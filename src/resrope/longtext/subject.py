@@ -78,7 +78,7 @@ def open_subject(
         model=model.eval(),
         tokenizer=tokenizer_of(path) if tokenizer is None else tokenizer,
         rope=rope_of(model),
-        identity=_hash(_weights(path, model.config), str(kind), str(used), *_elsewhere(place)),
+        identity=_hash(weights_of(path, model.config), str(kind), str(used), *_elsewhere(place)),
     )
 
 
@@ -128,17 +128,18 @@ def _dtype(asked: str | None, device: torch.device) -> torch.dtype:
     return _DTYPES[asked]
 
 
-def _weights(path: str | Path, config: Any) -> str:
+def weights_of(path: str | Path, config: Any) -> str:
     """What changes when the weights do: the content of small files, size and time of large ones, on the hub
     the commit."""
     file = _file(path)
     if file is None:
         return f"{path} {getattr(config, '_commit_hash', None)}"
     files = sorted(file.iterdir()) if file.is_dir() else [file]
-    return "\n".join(_fingerprint(f) for f in files if f.suffix in (".safetensors", ".gguf", ".json"))
+    return "\n".join(fingerprint(f) for f in files if f.suffix in (".safetensors", ".gguf", ".json"))
 
 
-def _fingerprint(file: Path) -> str:
+def fingerprint(file: Path) -> str:
+    """What changes when the file does: size and hash of its content, of a large file size and time."""
     size = file.stat().st_size
     if size > _HASHED:
         return f"{file.name} {size} {file.stat().st_mtime_ns}"

@@ -26,7 +26,12 @@ class Text:
 
 
 def read_texts(sources: Sequence[str], *, column: str | None = None) -> list[Text]:
-    """The documents of ``sources``, in that order.
+    """The documents of ``sources``, in that order, as ``stream_texts`` reads them."""
+    return list(stream_texts(sources, column=column))
+
+
+def stream_texts(sources: Sequence[str], *, column: str | None = None) -> Iterator[Text]:
+    """The documents of ``sources`` one by one, in that order.
 
     A source is a .txt or .md file (one document), a .jsonl, .jsonl.zst, .json.zst or .parquet file (one
     document a row), a folder with such files (by name, without folders below it), or a hub data set as
@@ -37,7 +42,7 @@ def read_texts(sources: Sequence[str], *, column: str | None = None) -> list[Tex
     space are no documents. Raises ValueError, in one line, for what is missing, given twice, damaged, in
     another format or without a document; ImportError without the package that a format needs.
     """
-    files = _files(sources)
+    files = local_files(sources)
     if (
         column is not None
         and files
@@ -45,15 +50,13 @@ def read_texts(sources: Sequence[str], *, column: str | None = None) -> list[Tex
         and all(map(_local, sources))
     ):
         raise ValueError(f"a column is of .jsonl and .parquet files and of hub data sets, got {column!r}")
-    found: list[Text] = []
     for source in sources:
         if _local(source):
             for file in _inside(Path(source)):
-                found += _some(file, _read(file, files[file], column))
+                yield from _some(file, _read(file, files[file], column))
         else:
             one = hub.parse(source)
-            found += _some(source, _documents(one.source, source, hub.rows_of(one), one.column or column))
-    return found
+            yield from _some(source, _documents(one.source, source, hub.rows_of(one), one.column or column))
 
 
 def sample(texts: Sequence[_T], count: int, seed: int) -> list[_T]:
@@ -71,7 +74,7 @@ def _local(source: str) -> bool:
     return source != "" and Path(source).exists()
 
 
-def _files(sources: Sequence[str]) -> dict[Path, str]:
+def local_files(sources: Sequence[str]) -> dict[Path, str]:
     """Every local file of ``sources`` with its name. Raises ValueError for what cannot be a source."""
     named = [source for source in sources if not _local(source)]
     unknown = next((source for source in named if not hub.is_hub(source)), None)
@@ -135,8 +138,9 @@ def _documents(name: str, source: str, rows: Iterable[Row], column: str | None) 
             yield Text(name=f"{name}:{number}", text=text.replace("\r\n", "\n"))
 
 
-def _some(where: str | Path, texts: Iterable[Text]) -> list[Text]:
-    found = list(texts)
-    if not found:
+def _some(where: str | Path, texts: Iterator[Text]) -> Iterator[Text]:
+    first = next(texts, None)
+    if first is None:
         raise ValueError(f"{where}: holds no text")
-    return found
+    yield first
+    yield from texts

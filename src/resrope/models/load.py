@@ -104,15 +104,24 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     temporary = beside(folder)
     try:
         model.save_pretrained(str(temporary))  # type: ignore[operator]
-        config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
-        _respell(config)
-        _check_saved(config, model)
-        atomic_write(temporary / "config.json", json.dumps(config, indent=2) + "\n")
-        readable(temporary)
+        settle(temporary, model)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def settle(folder: Path, model: nn.Module) -> None:
+    """Finish what ``save_pretrained`` wrote into ``folder``: the config in both spellings, held against the
+    live modules.
+
+    Raises ValueError like ``save``.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _respell(config)
+    _check_saved(config, model)
+    atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    readable(folder)
 
 
 def _check_saved(config: dict[str, Any], model: nn.Module) -> None:

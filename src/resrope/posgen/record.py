@@ -9,19 +9,18 @@ OUT/cells/<cell>/checkpoint.safetensors    only while it is unfinished
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from resrope.files import atomic_write, remove_leftovers
+from resrope import rundir
+from resrope.files import atomic_write
 from resrope.posgen.presets import Settings
+from resrope.rundir import read_json
 
 SCHEMA = "resrope-posgen-1"
 
@@ -45,77 +44,26 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
 
     Raises ValueError when ``out`` holds other settings (naming them) or something else.
     """
-    wanted = {"schema": SCHEMA, "preset": preset, "settings": asdict(settings)}
-    path = out / "run.json"
-    if path.exists():
-        _check_same(path, wanted)
-        return
-    if out.is_dir():
-        remove_leftovers(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} must be a new folder or a PosGen run, but it holds something else")
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(wanted, indent=2) + "\n")
-
-
-@contextmanager
-def only_run(out: Path) -> Iterator[None]:
-    """Hold the folder ``out``; released by the system however the process ends.
-
-    Raises ValueError when another process holds it.
-    """
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"{out} is in use by another run; wait for it or choose another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _check_same(path: Path, wanted: dict[str, Any]) -> None:
-    theirs = _read_run_json(path)["settings"]
-    different = [
-        f"{k} {theirs.get(k)!r} (asked for {v!r})"
-        for k, v in wanted["settings"].items()
-        if theirs.get(k) != v
-    ]
-    if different:
-        raise ValueError(
-            f"{path.parent} holds a run of other settings: {', '.join(different)}; use another --out"
-        )
+    rundir.open_run(out, SCHEMA, asdict(settings), preset=preset)
 
 
 def read_run(out: Path) -> tuple[str, Settings]:
     """The preset's name and the settings of the run in ``out``. Raises ValueError if there is none."""
-    path = out / "run.json"
-    if not path.is_file():
-        raise ValueError(f"{out} must be the folder of a PosGen run; it has no run.json")
-    run = _read_run_json(path)
-    known = {f.name for f in fields(Settings)}
-    if set(run["settings"]) != known:
-        raise ValueError(f"{path} does not hold the settings of this version of resrope")
+    run = rundir.read_run(out, SCHEMA)
+    if "preset" not in run or set(run["settings"]) != {f.name for f in fields(Settings)}:
+        raise ValueError(f"{out / 'run.json'} does not hold the settings of this version of resrope")
     return str(run["preset"]), Settings(**run["settings"])
-
-
-def _read_run_json(path: Path) -> dict[str, Any]:
-    run = _read_json(path)
-    if run.get("schema") != SCHEMA or not isinstance(run.get("settings"), dict) or "preset" not in run:
-        raise ValueError(f"{path} must hold schema {SCHEMA}, a preset and settings")
-    return run
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
     """The finished cells' records, in the order of their names."""
-    return [_read_json(path) for path in sorted(out.glob("cells/*/record.json"))]
+    return [read_json(path) for path in sorted(out.glob("cells/*/record.json"))]
 
 
 def read_record(out: Path, cell: Cell) -> dict[str, Any] | None:
     """The finished cell's record, None while it is not finished."""
     path = cell_folder(out, cell) / "record.json"
-    return _read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def write_record(out: Path, cell: Cell, record: dict[str, Any]) -> None:
@@ -144,13 +92,3 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to start that cell again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return data

@@ -1,0 +1,226 @@
+"""`resrope finetune`: a model, a method and texts to a checkpoint for longer contexts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resrope.cli import longtext
+from resrope.cli.values import assignments
+
+if TYPE_CHECKING:
+    from resrope.finetune.recipe import Recipe
+    from resrope.finetune.trainer import Tick
+
+# Seconds between two lines of progress where standard error is no terminal.
+_LINES = 60.0
+
+
+def finetune(
+    model: longtext.Model,
+    out: Annotated[Path, typer.Argument(help="The folder of the run.", show_default=False)],
+    method: Annotated[
+        str | None,
+        typer.Option(help="yarn, ntk, …, resonance-yarn.  [default: the tables that MODEL has]"),
+    ] = None,
+    factor: Annotated[float | None, typer.Option(help="Target / original length.")] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="Another parameter of the method: beta_fast=16.")
+    ] = None,
+    texts: longtext.Texts = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option("--held-out", help="Texts whose perplexity is told before, during and after."),
+    ] = None,
+    column: longtext.Column = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a sequence.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates of the weights.", show_default=False)] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Of the whole run, 100M: sets --accumulation.", show_default=False),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences that a process holds.  [default: 1]")] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Batches of an update.  [default: 1]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.  [default: 2e-5]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [default: 1e-2]")] = None,
+    warmup: Annotated[float | None, typer.Option(help="Share of the steps.  [default: 0.05]")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="After the warm-up: linear, cosine, constant.  [default: linear]")
+    ] = None,
+    tuning: Annotated[str | None, typer.Option(help="full, lora, qlora.  [default: full]")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="[default: 16]")] = None,
+    lora_alpha: Annotated[int | None, typer.Option(help="[default: 32]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bf16 arithmetic.  [default: bf16 on a GPU, else float32]")
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Positions whose logits are there at a time.  [default: 512]")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing",
+            help="Compute layers again in the backward: a third more time, a fraction of the memory.  "
+            "[default: on]",
+            show_default=False,
+        ),
+    ] = None,
+    attn: Annotated[
+        str | None,
+        typer.Option(help="transformers' attention: sdpa, flash_attention_2.  [default: its choice]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of the texts.  [default: 0]")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Start from one of the paper's: see docs/finetuning.md.")
+    ] = None,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Read the texts more than once.")] = False,
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between two looks at the held-out texts.")] = 50,
+    looks: Annotated[int, typer.Option(help="Held-out sequences that are read at each look.")] = 16,
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, wandb, mlflow: transformers' own.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where tokenised texts are kept.  [default: ~/.cache/resrope/chunks]")
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Leave accelerators alone.")] = False,
+    json_output: longtext.Json = False,
+) -> None:
+    """Fine-tune a model to a longer context with transformers' Trainer; the result opens in stock loaders.
+
+    Killed and started again with the same command, it goes on; on a CPU to the same bits. Under `accelerate
+    launch` it runs on many GPUs (docs/finetuning.md).
+
+    Example: `resrope finetune smollm2 runs/smollm2-32k --method resonance-yarn --factor 4 --text books
+    --held-out emma.txt --length 4096 --steps 400`
+    """
+    given = {
+        "length": length,
+        "steps": steps,
+        "method": method,
+        "batch": batch,
+        "accumulation": accumulation,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "warmup": warmup,
+        "schedule": schedule,
+        "tuning": tuning,
+        "lora_rank": lora_rank,
+        "lora_alpha": lora_alpha,
+        "precision": precision,
+        "chunk": chunk,
+        "checkpointing": checkpointing,
+        "attention": attn,
+        "seed": seed,
+    }
+    chosen = _recipe(
+        recipe, {k: v for k, v in given.items() if v is not None}, factor, parameters, tokens, cpu
+    )
+    if not texts:
+        raise ValueError("--text must be given: a file, a folder or a data set")
+    longtext.quiet_libraries()
+    from resrope.finetune.run import Job
+    from resrope.finetune.run import finetune as run
+    from resrope.finetune.trainer import Rhythm
+
+    job = Job(
+        model=model,
+        out=out,
+        recipe=chosen,
+        texts=texts,
+        held_out=held_out or (),
+        column=column,
+        repeat=repeat,
+        rhythm=Rhythm(
+            save=save_every, evaluate=evaluate_every, looks=looks, report_to=tuple(report_to or ())
+        ),
+        cpu=cpu,
+        **({} if cache is None else {"cache": cache}),
+    )
+    with _steps(chosen.steps) as tell:
+        record = run(job, announce=_announce, tell=tell)
+    if json_output:
+        from resrope.cli.output import print_json
+
+        print_json(record)
+
+
+def _recipe(
+    name: str | None,
+    given: dict[str, Any],
+    factor: float | None,
+    pairs: list[str] | None,
+    tokens: str | None,
+    cpu: bool,
+) -> Recipe:
+    """Defaults, or a named recipe, with what was given in their place."""
+    from resrope.finetune.recipe import Recipe
+
+    parameters = assignments(pairs or [])
+    if factor is not None and "factor" in parameters:
+        raise ValueError(f"factor is given twice: {factor} and --set factor={parameters['factor']}")
+    parameters |= {} if factor is None else {"factor": factor}
+    if parameters and "method" not in given:
+        raise ValueError(f"{', '.join(parameters)} must come with a method, got none")
+    missing = [f"--{n}" for n in ("length", "steps") if n not in given]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given")
+    return Recipe(parameters=parameters, **{"precision": _precision(cpu), **given})
+
+
+def _precision(cpu: bool) -> str:
+    import torch
+
+    return "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _announce(line: str) -> None:
+    """On standard error, so that --json stays alone on the other; one process speaks."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        typer.echo(line, err=True)
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[Callable[[Tick], None]]:
+    """A bar with loss, tokens a second and time left; a line a minute where standard error is no terminal."""
+    if not sys.stderr.isatty():
+        yield _lines(total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}, {task.fields[speed]} tokens/s, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=3600) as bar:
+        task = bar.add_task("steps", total=total, loss="–", speed="–")
+
+        def tell(tick: Tick) -> None:
+            bar.update(task, completed=tick.step, loss=f"{tick.loss:.4f}", speed=f"{tick.speed:,.0f}")
+
+        yield tell
+
+
+def _lines(total: int) -> Callable[[Tick], None]:
+    last = -_LINES
+
+    def tell(tick: Tick) -> None:
+        nonlocal last
+        if tick.seconds - last < _LINES and tick.step < total:
+            return
+        last = tick.seconds
+        left = (total - tick.step) * tick.seconds / max(1, tick.step - tick.first)
+        where = f"step {tick.step}/{total}  loss {tick.loss:.4f}  {tick.speed:,.0f} tokens/s"
+        typer.echo(f"{where}  {left / 60:.0f} min left", err=True)
+
+    return tell

@@ -1,0 +1,1 @@
+"""Fine-tune to a longer context: a recipe, texts in chunks, a loss in pieces, transformers' Trainer."""

@@ -1,0 +1,251 @@
+"""A fine-tuning from its texts to a checkpoint that stock loaders read; killed anywhere, it goes on.
+
+OUT/run.json         what decides the weights: the recipe, hashes of model and chunks, processes
+OUT/starts.json      when and with what it was started
+OUT/checkpoints/     the Trainer's
+OUT/adapter/         LoRA's own weights, where there are any
+OUT/model/           the result
+OUT/report.*         losses, held-out perplexity, pictures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resrope.files import atomic_write
+from resrope.finetune.chunks import Chunks, Progress, prepare
+from resrope.finetune.opened import open_model
+from resrope.finetune.recipe import Recipe
+from resrope.finetune.saved import save_result
+from resrope.finetune.trainer import (
+    EndEvaluated,
+    LongTrainer,
+    MarkComplete,
+    Rhythm,
+    Sequences,
+    Tick,
+    Ticks,
+    arguments,
+    collate,
+    last_complete,
+    remove_incomplete,
+    sequences,
+    spread,
+)
+from resrope.longtext.subject import tokenizer_of, weights_of
+from resrope.models.extension import Extension
+from resrope.provenance import provenance
+from resrope.rundir import begun, only_run, open_run, read_json
+
+SCHEMA = "resrope-finetune-1"
+CHECKPOINTS, RECORD, STARTS = "checkpoints", "record.json", "starts.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is trained on what. texts, held_out: as ``stream_texts`` takes them. repeat: the texts may be read
+    more than once. cache: where chunks are kept. cpu: no accelerator even where there is one."""
+
+    model: str
+    out: Path
+    recipe: Recipe
+    texts: Sequence[str]
+    held_out: Sequence[str] = ()
+    column: str | None = None
+    cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "resrope" / "chunks")
+    repeat: bool = False
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    cpu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """The texts of a job in chunks."""
+
+    train: Chunks
+    held_out: Chunks | None
+
+
+def cut(job: Job, tokenizer: Any, *, progress: Progress = lambda tokens: None) -> Cut:
+    """Texts to chunks. Raises ValueError for texts of both sides, and for chunks of the smaller tokens than
+    the run needs unless ``repeat``."""
+    made = partial(
+        prepare, tokenizer=tokenizer, length=job.recipe.length, column=job.column, progress=progress
+    )
+    train = made(job.texts, cache=job.cache)
+    held_out = made(job.held_out, cache=job.cache) if job.held_out else None
+    known = {d.digest: d.name for d in train.documents}
+    twice = next((d for d in held_out.documents if d.digest in known), None) if held_out else None
+    if twice is not None:
+        raise ValueError(f"{twice.name} is held out, but it is {known[twice.digest]} of the training texts")
+    return Cut(train=train, held_out=held_out)
+
+
+def epochs(job: Job, train: Chunks, processes: int) -> float:
+    """How often the run reads its texts. Raises ValueError when that is more than once, unless ``repeat``."""
+    needed = job.recipe.steps * job.recipe.sequences(processes)
+    if needed > len(train) and not job.repeat:
+        raise ValueError(
+            f"the texts give {len(train)} chunks, {job.recipe.steps} steps of "
+            f"{job.recipe.sequences(processes)} sequences need {needed}: that is "
+            f"{needed / len(train):.2f} epochs; more text, fewer --steps, or --repeat to read them again"
+        )
+    return needed / len(train)
+
+
+def finetune(
+    job: Job,
+    *,
+    announce: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda tokens: None,
+    tell: Callable[[Tick], None] = lambda tick: None,
+) -> dict[str, Any]:
+    """Fine-tune, or go on where an earlier start of the same job was stopped; returns the record.
+
+    announce: told in words what is about to happen. progress: told of tokens cut into chunks. tell: told of
+    every step. Raises ValueError for what cannot work, before anything is trained; NotFiniteError, a
+    ValueError, when the loss stops being a number.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(cpu=job.cpu)
+    tokenizer = tokenizer_of(job.model)
+    with state.main_process_first():
+        texts = cut(job, tokenizer, progress=progress)
+    often = epochs(job, texts.train, state.num_processes)
+    announce(texts.train.summary())
+    settings = _settings(job, texts, state.num_processes)
+    if begun(job.out, SCHEMA, settings) and (job.out / RECORD).is_file():
+        announce(f"{job.out}: finished already")
+        return read_json(job.out / RECORD)
+    announce(plan(job.recipe, state.num_processes, often))
+    model, done = open_model(job.model, job.recipe)
+    _check_vocabulary(model, texts)
+    with only_run(job.out) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _start(job, settings)
+        state.wait_for_everyone()
+        trainer, last = _trainer(job, texts, model, state, tell)
+        if last is not None:
+            announce(f"going on from {last}")
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        return _finished(job, texts, tokenizer, trainer, done, state)
+
+
+def plan(recipe: Recipe, processes: int, often: float) -> str:
+    """What will be done, in one line."""
+    each = recipe.sequences(processes)
+    return (
+        f"{recipe.steps} steps of {each} sequences ({processes} processes × {recipe.batch} × "
+        f"{recipe.accumulation} accumulated) of {recipe.length} tokens: {recipe.tokens(processes):,} tokens, "
+        f"{often:.2f} epochs"
+    )
+
+
+def _settings(job: Job, texts: Cut, processes: int) -> dict[str, Any]:
+    """All that decides the weights, as JSON types."""
+    identity = hashlib.sha256(weights_of(job.model, None).encode()).hexdigest()[:16]
+    made = {
+        "model": identity,
+        **job.recipe.to_dict(),
+        "chunks": texts.train.key,
+        "held_out": None if texts.held_out is None else texts.held_out.key,
+        "processes": processes,
+    }
+    return dict(json.loads(json.dumps(made)))
+
+
+def _start(job: Job, settings: dict[str, Any]) -> None:
+    """The folder, without what a kill left in it, and a line in OUT/starts.json."""
+    open_run(job.out, SCHEMA, settings)
+    remove_incomplete(job.out / CHECKPOINTS)
+    last = last_complete(job.out / CHECKPOINTS)
+    file = job.out / STARTS
+    starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    step = 0 if last is None else int(last.name.split("-")[1])
+    atomic_write(file, json.dumps([*starts, {"from_step": step, **provenance()}], indent=1) + "\n")
+
+
+def _trainer(
+    job: Job, texts: Cut, model: Any, state: Any, tell: Callable[[Tick], None]
+) -> tuple[LongTrainer, Path | None]:
+    """The Trainer, and the checkpoint that it goes on from."""
+    recipe, folder = job.recipe, job.out / CHECKPOINTS
+    last = last_complete(folder)
+    trainer = LongTrainer(
+        model=model,
+        args=arguments(
+            recipe,
+            folder,
+            job.rhythm,
+            held_out=texts.held_out is not None,
+            resumed=last is not None,
+            cpu=job.cpu,
+        ),
+        train_dataset=sequences(texts.train.rows(), recipe, state.num_processes),
+        eval_dataset=_looks(texts.held_out, job.rhythm.looks),
+        data_collator=collate,
+        callbacks=[
+            EndEvaluated(),
+            MarkComplete(),
+            Ticks(tell, recipe.sequences(state.num_processes) * recipe.length),
+        ],
+    )
+    trainer.silence()
+    return trainer, last
+
+
+def _finished(
+    job: Job, texts: Cut, tokenizer: Any, trainer: LongTrainer, done: Extension, state: Any
+) -> dict[str, Any]:
+    """Save, verify, record; the record comes last."""
+    verified = save_result(trainer, job.recipe, job.model, tokenizer, job.out, done)
+    record = {
+        "schema": SCHEMA,
+        "model": job.model,
+        "method": done.method,
+        "recipe": job.recipe.to_dict(),
+        "processes": state.num_processes,
+        "texts": _described(texts.train),
+        "held_out": None if texts.held_out is None else _described(texts.held_out),
+        "history": [entry for entry in trainer.state.log_history if "train_runtime" not in entry],
+        "verified": verified,
+        "starts": json.loads((job.out / STARTS).read_text(encoding="utf-8")),
+    }
+    if state.is_main_process:
+        atomic_write(job.out / RECORD, json.dumps(record, indent=1) + "\n")
+        shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)
+    state.wait_for_everyone()
+    return record
+
+
+def _described(chunks: Chunks) -> dict[str, Any]:
+    return {
+        "key": chunks.key,
+        "chunks": len(chunks),
+        "tokens": chunks.tokens,
+        "left_over": chunks.left_over,
+        "documents": {d.name: d.tokens for d in chunks.documents},
+    }
+
+
+def _looks(chunks: Chunks | None, count: int) -> Sequences | None:
+    return None if chunks is None else spread(chunks.rows(), count)
+
+
+def _check_vocabulary(model: Any, texts: Cut) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    largest = max(c.largest for c in (texts.train, texts.held_out) if c is not None)
+    if largest >= rows:
+        raise ValueError(
+            f"the tokenizer makes token {largest}, but the model has embeddings for {rows}: "
+            "they do not belong together"
+        )

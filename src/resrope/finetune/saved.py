@@ -1,0 +1,80 @@
+"""The result of a fine-tuning as a folder: whole, with its table, read back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resrope.files import beside
+from resrope.finetune.recipe import Recipe
+from resrope.longtext.extras import extra
+from resrope.models.apply import put
+from resrope.models.extension import Extension
+from resrope.models.load import load, settle
+from resrope.models.verify import verify
+
+MODEL, ADAPTER = "model", "adapter"
+
+
+def save_result(
+    trainer: Any, recipe: Recipe, source: str, tokenizer: Any, out: Path, done: Extension
+) -> dict[str, str | None]:
+    """Write the trained model to ``out``/model, and LoRA's own weights to ``out``/adapter; verify the model.
+
+    Every process must call it: sharded weights come together first. LoRA is added to the source's weights in
+    full precision. Weights are saved in the dtype that the source has. Returns what every engine would object
+    to, None where it would rotate with the right table. Raises ValueError when this transformers would not.
+    """
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        trainer.accelerator.wait_for_everyone()
+        return {}
+    model: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if recipe.tuning != "full":
+        _write(out / ADAPTER, lambda folder: model.save_pretrained(str(folder), state_dict=state))
+        model, state = _merged(source, out / ADAPTER, done), None
+    dtype = _source_dtype(source)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (state or model.state_dict()).items()}
+    model.config.dtype = dtype
+    model.config.use_cache = True
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(str(folder), state_dict=state)
+        tokenizer.save_pretrained(str(folder))
+        settle(folder, model)
+
+    _write(out / MODEL, write)
+    trainer.accelerator.wait_for_everyone()
+    return {check.engine: check.objection for check in verify(out / MODEL).checks}
+
+
+def _write(folder: Path, write: Any) -> None:
+    """A folder that is there whole or not at all; one of an earlier attempt goes."""
+    partly = beside(folder)
+    try:
+        write(partly)
+        shutil.rmtree(folder, ignore_errors=True)
+        partly.rename(folder)
+    finally:
+        shutil.rmtree(partly, ignore_errors=True)
+
+
+def _merged(source: str, adapter: Path, done: Extension) -> Any:
+    """The source in float32, rotating with the same table, with LoRA's products added to its weights."""
+    peft = extra("peft", "LoRA", among="finetune")
+    base: Any = load(source, dtype=torch.float32, exact=False)
+    put(base, done, exact=True)
+    return peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+
+
+def _source_dtype(source: str) -> torch.dtype:
+    """Of the weights as they were given; what a GGUF file is dequantised to is float32."""
+    from transformers import AutoConfig
+
+    if source == "smollm2" or source.endswith(".gguf"):
+        return torch.float32
+    dtype = getattr(AutoConfig.from_pretrained(source), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
