@@ -64,7 +64,7 @@ def job(letters, tmp_path):
         held_out=[str(tmp_path / "held.txt")],
         cache=tmp_path / "cache",
         rhythm=Rhythm(save=2, evaluate=4, looks=3),
-        cpu=True,
+        cpu=False,
     )
 
 

@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def finetune(
     """
     from accelerate import PartialState
 
+    job = replace(job, cpu=job.cpu or not _accelerated())
     state = PartialState(cpu=job.cpu)
     tokenizer = tokenizer_of(job.model)
     with state.main_process_first():
@@ -138,6 +139,13 @@ def finetune(
             announce(f"going on from {last}")
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         return _finished(job, texts, tokenizer, trainer, done, state)
+
+
+def _accelerated() -> bool:
+    """Whether there is anything but the CPU."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def plan(recipe: Recipe, processes: int, often: float) -> str:
