@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -368,6 +368,11 @@ BOTH = parameters_of(full_attention=FLAT, sliding_attention=FLAT)
 
 
 @settings(max_examples=100, deadline=None)
+@example(
+    kind="llama",
+    rope={"rope_scaling": {"rope_type": "yarn", "factor": 0, "original_max_position_embeddings": []}},
+    fields={},
+)
 @given(
     st.sampled_from(KINDS),
     st.fixed_dictionaries({}, optional={"rope_scaling": BOTH, "rope_parameters": BOTH}),

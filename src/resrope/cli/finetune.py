@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,7 @@ def finetune(
     )
     if not texts:
         raise ValueError("--text must be given: a file, a folder or a data set")
+    _tell_deepspeed()
     longtext.quiet_libraries()
     from resrope.finetune.run import Job
     from resrope.finetune.run import finetune as run
@@ -177,6 +179,14 @@ def _precision(cpu: bool) -> str:
     import torch
 
     return "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _tell_deepspeed() -> None:
+    """Where it is installed, it would look for an accelerator at every start, and say that there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _announce(line: str) -> None:

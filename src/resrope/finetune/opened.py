@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from resrope.finetune.adapters import four_bits, keep_trainable, with_lora
 from resrope.finetune.head import install
 from resrope.finetune.recipe import Recipe
-from resrope.longtext.extras import extra
 from resrope.models.apply import put, rope_of
 from resrope.models.extension import Extension, extension, unchanged
 from resrope.models.load import load
@@ -36,20 +36,20 @@ def placed(model: Any, recipe: Recipe) -> Extension:
     return done
 
 
-def open_model(path: str | Path, recipe: Recipe, *, quantised: bool | None = None) -> tuple[Any, Extension]:
+def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
     """The model that is trained: exact phases, LoRA where asked for, its loss in chunks; in training mode.
 
-    Fully trained weights are float32; frozen ones have the precision of the arithmetic. quantised: frozen
-    weights in 4 bits, by default for qlora. Raises ValueError, OSError, and ImportError without an extra.
+    Fully trained weights are float32; frozen ones have the precision of the arithmetic, with qlora 4 bits.
+    Raises ValueError, OSError, and ImportError without an extra.
     """
-    model: Any = load(path, dtype=_dtype(recipe), exact=False, model_kwargs=_loading(recipe, quantised))
-    _keep_trainable(model)
+    model: Any = load(path, dtype=_dtype(recipe), exact=False, model_kwargs=_loading(recipe))
+    keep_trainable(model)
     done = placed(model, recipe)
     put(model, done, exact=True)
     install(model, recipe.chunk)
     model.config.use_cache = False
     if recipe.tuning != "full":
-        model = _with_lora(model, recipe)
+        model = with_lora(model, recipe)
     return model.train(), done
 
 
@@ -58,38 +58,8 @@ def _dtype(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if frozen else torch.float32
 
 
-def _loading(recipe: Recipe, quantised: bool | None) -> dict[str, Any]:
-    given = {} if recipe.attention is None else {"attn_implementation": recipe.attention}
-    if not (recipe.tuning == "qlora" if quantised is None else quantised):
-        return given
-    extra("bitsandbytes", "4-bit weights", among="qlora")
-    from transformers import BitsAndBytesConfig
-
-    four = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_dtype(recipe),
-    )
-    return {**given, "quantization_config": four}
-
-
-def _keep_trainable(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU: they give wrong gradients."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _with_lora(model: Any, recipe: Recipe) -> Any:
-    peft = extra("peft", "LoRA", among="finetune")
-    if recipe.tuning == "qlora":
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    config = peft.LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(recipe.seed)
-    return peft.get_peft_model(model, config)
+def _loading(recipe: Recipe) -> dict[str, Any]:
+    """What transformers' loader is told beside the dtype."""
+    attention = {} if recipe.attention is None else {"attn_implementation": recipe.attention}
+    quantised = {"quantization_config": four_bits(_dtype(recipe))} if recipe.tuning == "qlora" else {}
+    return {**attention, **quantised}

@@ -25,6 +25,7 @@ from resrope.finetune.chunks import Chunks, Progress, prepare
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
+from resrope.finetune.sharding import kind
 from resrope.finetune.trainer import (
     EndEvaluated,
     LongTrainer,
@@ -222,6 +223,7 @@ def _finished(
         "method": done.method,
         "recipe": job.recipe.to_dict(),
         "processes": state.num_processes,
+        "sharding": kind(trainer),
         "texts": _described(texts.train),
         "held_out": None if texts.held_out is None else _described(texts.held_out),
         "history": [entry for entry in trainer.state.log_history if "train_runtime" not in entry],

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from resrope.files import beside
+from resrope.finetune.adapters import merged
 from resrope.finetune.recipe import Recipe
-from resrope.longtext.extras import extra
-from resrope.models.apply import put
+from resrope.finetune.sharding import whole_weights
 from resrope.models.extension import Extension
-from resrope.models.load import load, settle
+from resrope.models.load import settle
 from resrope.models.verify import verify
 
 MODEL, ADAPTER = "model", "adapter"
@@ -28,14 +28,14 @@ def save_result(
     full precision. Weights are saved in the dtype that the source has. Returns what every engine would object
     to, None where it would rotate with the right table. Raises ValueError when this transformers would not.
     """
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    state: Any = whole_weights(trainer)
     if not trainer.accelerator.is_main_process:
         trainer.accelerator.wait_for_everyone()
         return {}
     model: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if recipe.tuning != "full":
         _write(out / ADAPTER, lambda folder: model.save_pretrained(str(folder), state_dict=state))
-        model, state = _merged(source, out / ADAPTER, done), None
+        model, state = merged(source, out / ADAPTER, done), None
     dtype = _source_dtype(source)
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (state or model.state_dict()).items()}
     model.config.dtype = dtype
@@ -60,14 +60,6 @@ def _write(folder: Path, write: Any) -> None:
         partly.rename(folder)
     finally:
         shutil.rmtree(partly, ignore_errors=True)
-
-
-def _merged(source: str, adapter: Path, done: Extension) -> Any:
-    """The source in float32, rotating with the same table, with LoRA's products added to its weights."""
-    peft = extra("peft", "LoRA", among="finetune")
-    base: Any = load(source, dtype=torch.float32, exact=False)
-    put(base, done, exact=True)
-    return peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
 
 
 def _source_dtype(source: str) -> torch.dtype:

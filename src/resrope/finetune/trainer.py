@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from resrope.files import atomic_write
 from resrope.finetune.recipe import Recipe, order
+from resrope.finetune.sharding import sharding_on_cpus
 
 # Written into a checkpoint when all of it is there; a kill in the middle leaves one without.
 COMPLETE = "complete"
@@ -70,6 +71,11 @@ class LongTrainer(Trainer):
     """A Trainer that stops at the first number that is none, before it reaches the weights."""
 
     _last_log = 0.0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """transformers' own, with FSDP on CPUs too."""
+        with sharding_on_cpus():
+            super().create_accelerator_and_postprocess()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' own, with the clock of ``log`` set."""

@@ -204,7 +204,8 @@ def _lengths(text: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Findi
     kind, factor, longest = spelled_type(part), part.get("factor"), text.get("max_position_embeddings")
     inner = part.get("original_max_position_embeddings")
     original = inner if inner is not None else text.get("original_max_position_embeddings")
-    if kind not in ("yarn", "longrope") or not all(isinstance(v, int | float) for v in (factor, longest)):
+    numbers = all(isinstance(v, int | float) for v in (factor, longest))
+    if kind not in ("yarn", "longrope") or not numbers or not isinstance(original, int | float | None):
         return
     assert factor is not None
     assert longest is not None

@@ -1,0 +1,50 @@
+"""FSDP where accelerate leaves it out: between processes on CPUs it would train copies, and say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate import DistributedType, PartialState
+from accelerate.state import AcceleratorState
+
+
+@contextmanager
+def sharding_on_cpus() -> Iterator[None]:
+    """Within it, an Accelerator between CPUs that is asked for FSDP has it, as one between GPUs would."""
+    plain = AcceleratorState.__init__
+
+    def init(state: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        plain(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
+            if state.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(state.mixed_precision)
+            state.distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init
+    try:
+        yield
+    finally:
+        AcceleratorState.__init__ = plain
+
+
+def kind(trainer: Any) -> str:
+    """How the processes of a run share it: ``one process``, ``copies``, ``FSDP`` or ``DeepSpeed ZeRO-3``."""
+    state = trainer.accelerator.state
+    if state.deepspeed_plugin is not None:
+        return f"DeepSpeed ZeRO-{state.deepspeed_plugin.zero_stage}"
+    if getattr(state, "fsdp_plugin", None) is not None:
+        return "FSDP"
+    return "one process" if state.num_processes == 1 else "copies"
+
+
+def whole_weights(trainer: Any) -> dict[str, Any]:
+    """All weights of the trained model by name, on the main process; every process must call it."""
+    accelerator = trainer.accelerator
+    if getattr(accelerator.state, "fsdp_plugin", None) is not None:
+        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    made: dict[str, Any] = accelerator.get_state_dict(trainer.model_wrapped)
+    return made

@@ -1,0 +1,95 @@
+"""Two processes against one, with the configurations that are shipped: the same curve, the same model."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from resrope.models.verify import verify
+
+ROOT = Path(__file__).parents[2]
+WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
+RUN = """finetune {model} {out} --method resonance-yarn --factor 4 --text {text} --held-out {held} --length 64
+--chunk 16 --steps 4 --save-every 2 --evaluate-every 4 --looks 2 --learning-rate 1e-2 --warmup 0.25 --cpu
+--cache {cache} --accumulation {accumulation}"""
+
+
+def prose(seed):
+    made = random.Random(seed)
+    return " ".join(made.choice(WORDS) for _ in range(600))
+
+
+def command(folder, out, accumulation):
+    where = {"text": folder / "text.txt", "held": folder / "held.txt", "cache": folder / "cache"}
+    return RUN.format(model=folder / "model", out=out, accumulation=accumulation, **where).split()
+
+
+@pytest.fixture(scope="module")
+def folder(letters, tmp_path_factory):
+    made = tmp_path_factory.mktemp("many")
+    (made / "text.txt").write_text(prose(0))
+    (made / "held.txt").write_text(prose(1))
+    shutil.copytree(letters, made / "model")
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    run([sys.executable, "-m", "resrope", *command(folder, folder / "one", 2)])
+    return folder / "one"
+
+
+def run(words, **environment):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def launched(folder, name, config, **environment):
+    """Two processes of this machine's CPUs."""
+    launch = ["accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml"]
+    count = ["--num_processes", "2"]
+    words = [sys.executable, "-m", *launch, *count, "-m", "resrope", *command(folder, folder / name, 1)]
+    said = run(words, **environment)
+    assert "4 steps of 2 sequences (2 processes × 1 × 1 accumulated)" in said
+    assert said.count("4 steps of") == 1
+    return folder / name
+
+
+def curve(out):
+    history = json.loads((out / "record.json").read_text())["history"]
+    return torch.tensor([e.get("loss", e.get("eval_loss")) for e in history], dtype=torch.float64)
+
+
+def close(out, one, sharding):
+    assert json.loads((out / "record.json").read_text())["sharding"] == sharding
+    assert len(curve(one)) == 6
+    assert (curve(out) - curve(one)).abs().max() < 1e-5
+    mine, theirs = (load_file(o / "model" / "model.safetensors") for o in (out, one))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.allclose(mine[name], theirs[name], atol=1e-3) for name in mine)
+    assert verify(out / "model").passed
+
+
+def test_copies(folder, one):
+    close(launched(folder, "copies", "copies"), one, "copies")
+
+
+def test_fsdp(folder, one):
+    close(launched(folder, "fsdp", "fsdp"), one, "FSDP")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its own operators")
+def test_zero3_offload(folder, one):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja
+    compiled = str(ROOT / "runs" / "extensions")
+    out = launched(folder, "zero3", "zero3-offload", PATH=path, TORCH_EXTENSIONS_DIR=compiled)
+    close(out, one, "DeepSpeed ZeRO-3")
