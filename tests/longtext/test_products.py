@@ -85,3 +85,59 @@ def test_another_device_keeps_its_own(faster):
     faster(True)
     assert isinstance(fast_products(CPU), _ByOneDnn)
     assert not isinstance(fast_products(torch.device("cuda")), _ByOneDnn)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_the_same_up_to_rounding(sent, bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 96, bias=bias)
+    x, goal = torch.randn(2, 100, 48, requires_grad=True), torch.randn(2, 100, 96)
+    given = [x, *layer.parameters()]
+    wanted = torch.autograd.grad((layer(x) * goal).sum(), given)
+    with _ByOneDnn():
+        made = layer(x)
+        found = torch.autograd.grad((made * goal).sum(), given)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert len(sent) == 3
+
+
+def test_frozen_weights_get_no_gradient(sent):
+    layer = torch.nn.Linear(48, 96, bias=False).requires_grad_(False)
+    x = torch.randn(100, 48, requires_grad=True)
+    with _ByOneDnn():
+        layer(x).sum().backward()
+    assert len(sent) == 2
+    assert layer.weight.grad is None
+
+
+def test_autocast_keeps_its_precision(sent):
+    layer, x = torch.nn.Linear(48, 96), torch.randn(100, 48)
+    with _ByOneDnn(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert not sent
+
+
+def test_layers_that_are_computed_again_are_sent_again(sent):
+    from torch.utils.checkpoint import checkpoint
+
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(48, 96), torch.randn(100, 48, requires_grad=True)
+    (wanted,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    with _ByOneDnn():
+        checkpoint(layer, x, use_reentrant=False).square().sum().backward()
+    assert len(sent) == 4
+    torch.testing.assert_close(layer.weight.grad, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_afterwards_torch_is_as_before():
+    before = F.linear
+
+    def interrupted():
+        with _ByOneDnn():
+            assert F.linear is not before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert F.linear is before

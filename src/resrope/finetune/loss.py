@@ -57,9 +57,9 @@ class _SummedLoss(torch.autograd.Function):
             slope.scatter_add_(1, goal, slope.new_full(goal.shape, -1.0))
             slope = slope.mul_(counts[:, None]).to(weight.dtype)
             if to_hidden is not None:
-                to_hidden[start : start + chunk] = slope @ weight
+                to_hidden[start : start + chunk] = F.linear(slope, weight.T)
             if to_weight is not None:
-                to_weight.add_(slope.T @ rows.to(slope.dtype))
+                to_weight.add_(F.linear(slope.T, rows.T))
             if to_bias is not None:
                 to_bias.add_(slope.sum(0))
         ctx.slopes = (to_hidden, to_weight, to_bias)

@@ -42,7 +42,7 @@ def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
     Fully trained weights are float32; frozen ones have the precision of the arithmetic, with qlora 4 bits.
     Raises ValueError, OSError, and ImportError without an extra.
     """
-    model: Any = load(path, dtype=_dtype(recipe), exact=False, model_kwargs=_loading(recipe))
+    model: Any = load(path, dtype=dtype_of(recipe), exact=False, model_kwargs=_loading(recipe))
     keep_trainable(model)
     done = placed(model, recipe)
     put(model, done, exact=True)
@@ -53,7 +53,8 @@ def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
     return model.train(), done
 
 
-def _dtype(recipe: Recipe) -> torch.dtype:
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """Of the weights in training."""
     frozen = recipe.tuning != "full" and recipe.precision == "bf16"
     return torch.bfloat16 if frozen else torch.float32
 
@@ -61,5 +62,5 @@ def _dtype(recipe: Recipe) -> torch.dtype:
 def _loading(recipe: Recipe) -> dict[str, Any]:
     """What transformers' loader is told beside the dtype."""
     attention = {} if recipe.attention is None else {"attn_implementation": recipe.attention}
-    quantised = {"quantization_config": four_bits(_dtype(recipe))} if recipe.tuning == "qlora" else {}
+    quantised = {"quantization_config": four_bits(dtype_of(recipe))} if recipe.tuning == "qlora" else {}
     return {**attention, **quantised}

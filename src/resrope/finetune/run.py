@@ -20,8 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from resrope.files import atomic_write
 from resrope.finetune.chunks import Chunks, Progress, prepare
+from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
@@ -41,6 +44,7 @@ from resrope.finetune.trainer import (
     sequences,
     spread,
 )
+from resrope.longtext.products import one_dnn_is_faster
 from resrope.longtext.subject import tokenizer_of, weights_of
 from resrope.models.extension import Extension
 from resrope.provenance import provenance
@@ -129,6 +133,8 @@ def finetune(
         announce(f"{job.out}: finished already")
         return read_json(job.out / RECORD)
     announce(plan(job.recipe, state.num_processes, often))
+    if job.cpu:
+        give_back()
     model, done = open_model(job.model, job.recipe)
     _check_vocabulary(model, texts)
     with only_run(job.out) if state.is_main_process else nullcontext():
@@ -144,8 +150,6 @@ def finetune(
 
 def _accelerated() -> bool:
     """Whether there is anything but the CPU."""
-    import torch
-
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
@@ -173,14 +177,20 @@ def _settings(job: Job, texts: Cut, processes: int) -> dict[str, Any]:
 
 
 def _start(job: Job, settings: dict[str, Any]) -> None:
-    """The folder, without what a kill left in it, and a line in OUT/starts.json."""
+    """The folder, without what a kill left in it, and a line in OUT/starts.json.
+
+    Which library makes the products is settled at the first start: the next clock might choose otherwise, and
+    the bits with it.
+    """
     open_run(job.out, SCHEMA, settings)
     remove_incomplete(job.out / CHECKPOINTS)
     last = last_complete(job.out / CHECKPOINTS)
     file = job.out / STARTS
     starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     step = 0 if last is None else int(last.name.split("-")[1])
-    atomic_write(file, json.dumps([*starts, {"from_step": step, **provenance()}], indent=1) + "\n")
+    kept = starts[0]["one_dnn"] if starts else job.cpu and one_dnn_is_faster()
+    made = {"from_step": step, "one_dnn": kept, "threads": torch.get_num_threads(), **provenance()}
+    atomic_write(file, json.dumps([*starts, made], indent=1) + "\n")
 
 
 def _trainer(
@@ -209,6 +219,7 @@ def _trainer(
         ],
     )
     trainer.silence()
+    trainer.one_dnn = json.loads((job.out / STARTS).read_text(encoding="utf-8"))[0]["one_dnn"]
     return trainer, last
 
 

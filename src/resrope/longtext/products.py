@@ -7,7 +7,7 @@ rate and less. oneDNN, in the same torch, does not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -15,21 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 # How much faster oneDNN must be; where both are good, the choice must not follow the noise of a clock.
 _WORTH = 1.3
 # Rows from which on a product is limited by arithmetic, not by reading the weights.
 _ROWS = 64
 _ROUNDS = 5
+# Fake and sharded tensors are not for it.
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def fast_products(device: torch.device) -> AbstractContextManager[Any]:
-    """What surrounds a forward on ``device``: products by oneDNN where that is faster, else nothing.
+def fast_products(device: torch.device, one_dnn: bool | None = None) -> AbstractContextManager[Any]:
+    """What surrounds a forward on ``device``, and its backward: products by oneDNN where it is faster, else
+    nothing.
 
-    The numbers are the same up to rounding.
+    one_dnn: an earlier choice, where the same bits are wanted again; the numbers are the same up to rounding.
+    Autocast, and layers in another precision than float32, are left
+    alone.
     """
-    return _ByOneDnn() if device.type == "cpu" and one_dnn_is_faster() else nullcontext()
+    if device.type != "cpu":
+        return nullcontext()
+    return _ByOneDnn() if (one_dnn_is_faster() if one_dnn is None else one_dnn) else nullcontext()
 
 
 @cache
@@ -57,25 +63,54 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return made
 
 
-class _ByOneDnn(TorchFunctionMode):
-    """Linear layers of float32 go to oneDNN, everything else where it always went."""
+class _Linear(torch.autograd.Function):
+    """oneDNN's linear layer knows no gradients; each of them is a linear layer too."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.linear and not kwargs and _suits(*args):
-            return _linear(*args)
-        return func(*args, **(kwargs or {}))
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            _linear(grad, weight.T) if wanted[0] else None,
+            _linear(rows.T, x.flatten(0, -2).T) if wanted[1] else None,
+            rows.sum(0) if wanted[2] else None,
+        )
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+class _ByOneDnn:
+    """Linear layers of float32 go to oneDNN, everything else where it always went.
+
+    torch's own name for a linear layer is another function within it. A mode of torch would do for a forward,
+    but is not there where a backward computes layers again.
+    """
+
+    def __enter__(self) -> None:
+        self._stock = F.linear
+        F.linear = self._product
+
+    def __exit__(self, *_: object) -> None:
+        F.linear = self._stock
+
+    def _product(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not _suits(input, weight):
+            return self._stock(input, weight, bias)
+        # Within another function's forward no gradients are kept.
+        made: Any = _Linear.apply if torch.is_grad_enabled() else _linear
+        return made(input, weight, bias)  # type: ignore[no-any-return]
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and type(weight) in (Tensor, torch.nn.Parameter)
+        and not torch.is_autocast_enabled("cpu")
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
         and x.shape[:-1].numel() >= _ROWS
     )
