@@ -89,6 +89,10 @@ def finetune(
     cache: Annotated[
         Path | None, typer.Option(help="Where tokenised texts are kept.  [default: ~/.cache/resrope/chunks]")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what a step takes, in memory and time; needs no texts."),
+    ] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave accelerators alone.")] = False,
     json_output: longtext.Json = False,
 ) -> None:
@@ -96,6 +100,8 @@ def finetune(
 
     Killed and started again with the same command, it goes on; on a CPU to the same bits. Under `accelerate
     launch` it runs on many GPUs (docs/finetuning.md).
+
+    Example: `resrope finetune path/to/model OUT --length 32768 --steps 1 --dry-run`
 
     Example: `resrope finetune smollm2 runs/smollm2-32k --method resonance-yarn --factor 4 --text books
     --held-out emma.txt --length 4096 --steps 400`
@@ -122,10 +128,13 @@ def finetune(
     chosen = _recipe(
         recipe, {k: v for k, v in given.items() if v is not None}, factor, parameters, tokens, cpu
     )
+    _quiet_extras()
+    longtext.quiet_libraries()
+    if dry_run:
+        _print_estimate(model, chosen, cpu, json_output)
+        return
     if not texts:
         raise ValueError("--text must be given: a file, a folder or a data set")
-    _tell_deepspeed()
-    longtext.quiet_libraries()
     from resrope.finetune.run import Job
     from resrope.finetune.run import finetune as run
     from resrope.finetune.trainer import Rhythm
@@ -175,15 +184,37 @@ def _recipe(
     return Recipe(parameters=parameters, **{"precision": _precision(cpu), **given})
 
 
+def _print_estimate(model: str, recipe: Recipe, cpu: bool, json_output: bool) -> None:
+    from dataclasses import asdict
+
+    import torch
+
+    from resrope.cli.output import print_grid, print_json
+    from resrope.finetune.fits import grid, rows
+    from resrope.longtext.memory import available
+
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    longtext.tell("taking steps without numbers")
+    found = rows(model, recipe, device)
+    if json_output:
+        print_json([{**asdict(row), "seconds": row.seconds} for row in found])
+    else:
+        print_grid(grid(model, recipe, found, available(device)))
+
+
 def _precision(cpu: bool) -> str:
     import torch
 
     return "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _tell_deepspeed() -> None:
-    """Where it is installed, it would look for an accelerator at every start, and say that there is none."""
+def _quiet_extras() -> None:
+    """DeepSpeed and bitsandbytes say at every start on a CPU that there is nothing faster; no more."""
+    import logging
+
     import torch
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

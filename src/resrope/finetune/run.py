@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ import torch
 
 from resrope.files import atomic_write
 from resrope.finetune.chunks import Chunks, Progress, prepare
+from resrope.finetune.fits import check_fits
 from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
@@ -133,6 +135,7 @@ def finetune(
         announce(f"{job.out}: finished already")
         return read_json(job.out / RECORD)
     announce(plan(job.recipe, state.num_processes, often))
+    _check_memory(job, state.num_processes)
     if job.cpu:
         give_back()
     model, done = open_model(job.model, job.recipe)
@@ -146,6 +149,15 @@ def finetune(
             announce(f"going on from {last}")
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         return _finished(job, texts, tokenizer, trainer, done, state)
+
+
+def _check_memory(job: Job, processes: int) -> None:
+    """Before anything is loaded. ZeRO-3 puts what it likes elsewhere, and is left to itself."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        return
+    shards = processes if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" else 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    check_fits(job.model, job.recipe, processes=here, shards=shards, cpu=job.cpu)
 
 
 def _accelerated() -> bool:

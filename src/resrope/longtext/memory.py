@@ -49,7 +49,7 @@ def check_fits(model: Any, length: int, *, chunk: int, kept_rows: int | None = N
     steps = range(_STEP, length, _STEP)
     best = _STEP * bisect_right(steps, free, key=lambda tokens: appetite.bytes(tokens, chunk, kept_rows))
     raise ValueError(
-        f"{length} tokens need about {_gib(wanted)} beside the model's weights, {_gib(free)} are free: "
+        f"{length} tokens need about {gib(wanted)} beside the model's weights, {gib(free)} are free: "
         f"{best or f'fewer than {_STEP}'} tokens would fit (or a smaller --chunk"
         f"{', --dtype bfloat16' if appetite.itemsize > 2 else ''})"
     )
@@ -191,5 +191,6 @@ def _left(group: Path, limit: str, usage: str, idle: str) -> Iterator[int]:
     yield max(0, int(most) - used)
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """In words: 2.5 GiB."""
     return f"{size / 2**30:.3g} GiB"
