@@ -85,7 +85,7 @@ def test_the_parts_of_a_full_step():
     assert found.moments == 8 * weights
     layer = 512 * (512 + 256 + 256 + 512) + 3 * 512 * 1536
     assert abs(found.layer - 4 * layer) < 8 * 1024
-    # Forward, backward twice that, and the layers' forward again, but for the last product, which nobody needs.
+    # Forward, backward twice that, the layers' forward again but for the last product, which nobody needs.
     products = 1024 * 2 * (6 * (layer * 4 - 512 * 1536) + 16384 * 512 * 3)
     attention = 6 * 1024**2 * 512 * (2 + 2 + 5)
     assert abs(found.flops / (products + attention) - 1) < 0.01

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resrope.cli import longtext
+from resrope.cli.steps import steps as steps_shown
 from resrope.cli.values import assignments
 
 if TYPE_CHECKING:
     from resrope.finetune.recipe import Recipe
-    from resrope.finetune.trainer import Tick
-
-# Seconds between two lines of progress where standard error is no terminal.
-_LINES = 60.0
 
 
 def finetune(
@@ -77,7 +73,11 @@ def finetune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of the texts.  [default: 0]")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Start from one of the paper's: see docs/finetuning.md.")
+        str | None,
+        typer.Option(
+            help="One of the paper's: llama2-7b-32k, llama2-7b-4k, llama2-13b-16k, llama2-13b-4k; what else "
+            "is given goes before it."
+        ),
     ] = None,
     repeat: Annotated[bool, typer.Option("--repeat", help="Read the texts more than once.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
@@ -129,6 +129,7 @@ def finetune(
         recipe, {k: v for k, v in given.items() if v is not None}, factor, parameters, tokens, cpu
     )
     _quiet_extras()
+    longtext.pictures_first()
     longtext.quiet_libraries()
     if dry_run:
         _print_estimate(model, chosen, cpu, json_output)
@@ -153,12 +154,28 @@ def finetune(
         cpu=cpu,
         **({} if cache is None else {"cache": cache}),
     )
-    with _steps(chosen.steps) as tell:
+    with steps_shown(chosen.steps) as tell:
         record = run(job, announce=_announce, tell=tell)
-    if json_output:
-        from resrope.cli.output import print_json
+    _report(record, out, json_output)
 
+
+def _report(record: dict[str, Any], out: Path, json_output: bool) -> None:
+    """By the process that speaks."""
+    from accelerate import PartialState
+
+    from resrope.cli.output import console, print_grid, print_json
+    from resrope.finetune.report import grids, report_files
+
+    if not PartialState().is_main_process:
+        return
+    longtext.write_files(out, report_files(record, shlex.join(["resrope", *sys.argv[1:]])))
+    if json_output:
         print_json(record)
+        return
+    for grid in grids(record):
+        print_grid(grid)
+    line = f"{out / 'model'}: verified, report: {out / 'report.html'}"
+    console().print(line, highlight=False, soft_wrap=True)
 
 
 def _recipe(
@@ -170,18 +187,50 @@ def _recipe(
     cpu: bool,
 ) -> Recipe:
     """Defaults, or a named recipe, with what was given in their place."""
+    from dataclasses import replace
+
     from resrope.finetune.recipe import Recipe
+    from resrope.finetune.recipes import RECIPES, TOKENS
 
     parameters = assignments(pairs or [])
     if factor is not None and "factor" in parameters:
         raise ValueError(f"factor is given twice: {factor} and --set factor={parameters['factor']}")
     parameters |= {} if factor is None else {"factor": factor}
-    if parameters and "method" not in given:
-        raise ValueError(f"{', '.join(parameters)} must come with a method, got none")
-    missing = [f"--{n}" for n in ("length", "steps") if n not in given]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} must be given")
-    return Recipe(parameters=parameters, **{"precision": _precision(cpu), **given})
+    if tokens is not None and "accumulation" in given:
+        raise ValueError("--tokens sets --accumulation: give one of them")
+    if name is not None and name not in RECIPES:
+        raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    if name is None:
+        if parameters and "method" not in given:
+            raise ValueError(f"{', '.join(parameters)} must come with a method, got none")
+        missing = [f"--{n}" for n in ("length", "steps") if n not in given]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be given")
+        made = Recipe(parameters=parameters, **{"precision": _precision(cpu), **given})
+        wanted = None if tokens is None else _count(tokens)
+    else:
+        known = RECIPES[name].recipe
+        made = replace(known, parameters={**known.parameters, **parameters}, **given)
+        wanted = TOKENS if tokens is None else _count(tokens)
+        wanted = None if "accumulation" in given else wanted
+    return made if wanted is None else made.with_tokens(wanted, _processes())
+
+
+def _processes() -> int:
+    """How many a launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _count(text: str) -> int:
+    """``100M`` or ``1.5G`` or ``4096`` tokens."""
+    scale = {"k": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:], 1)
+    try:
+        count = round(float(text.removesuffix(text[-1]) if scale > 1 else text) * scale)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise ValueError(f"--tokens takes a number >= 1, or one with k, M or G behind it, got {text!r}")
+    return count
 
 
 def _print_estimate(model: str, recipe: Recipe, cpu: bool, json_output: bool) -> None:
@@ -226,42 +275,3 @@ def _announce(line: str) -> None:
 
     if PartialState().is_main_process:
         typer.echo(line, err=True)
-
-
-@contextmanager
-def _steps(total: int) -> Iterator[Callable[[Tick], None]]:
-    """A bar with loss, tokens a second and time left; a line a minute where standard error is no terminal."""
-    if not sys.stderr.isatty():
-        yield _lines(total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}, {task.fields[speed]} tokens/s, left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=3600) as bar:
-        task = bar.add_task("steps", total=total, loss="–", speed="–")
-
-        def tell(tick: Tick) -> None:
-            bar.update(task, completed=tick.step, loss=f"{tick.loss:.4f}", speed=f"{tick.speed:,.0f}")
-
-        yield tell
-
-
-def _lines(total: int) -> Callable[[Tick], None]:
-    last = -_LINES
-
-    def tell(tick: Tick) -> None:
-        nonlocal last
-        if tick.seconds - last < _LINES and tick.step < total:
-            return
-        last = tick.seconds
-        left = (total - tick.step) * tick.seconds / max(1, tick.step - tick.first)
-        where = f"step {tick.step}/{total}  loss {tick.loss:.4f}  {tick.speed:,.0f} tokens/s"
-        typer.echo(f"{where}  {left / 60:.0f} min left", err=True)
-
-    return tell

@@ -89,7 +89,8 @@ def _model(config: Any, recipe: Recipe) -> Any:
     """As ``open_model`` has it, without numbers; the tables of a method take no other room than its own."""
     from transformers import AutoModelForCausalLM
 
-    options = {} if recipe.attention is None else {"attn_implementation": recipe.attention}
+    # FlashAttention holds what torch's own attention holds, and is not there on every machine that asks.
+    options = {"attn_implementation": "eager"} if recipe.attention == "eager" else {}
     model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=dtype_of(recipe), **options
     )
