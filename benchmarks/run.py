@@ -16,6 +16,7 @@ from typing import Any
 
 import data
 import exact
+import finetune
 import gap
 import longtext
 import step
@@ -55,6 +56,7 @@ PARTS = {
     "data": data.measure,
     "step": step.measure_all,
     "longtext": longtext.measure,
+    "finetune": finetune.measure,
 }
 
 
@@ -88,6 +90,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             *_table_rows(results),
             *_model_rows(results),
             *_longtext_rows(results),
+            *_finetune_rows(results),
             *_posgen_rows(results),
         )
     ]
@@ -170,6 +173,20 @@ def _longtext_rows(results: Mapping[str, Any]) -> list[Row]:
         Row("sliding windows, 2048 / 512: times faster", same, windows["times_faster"], "×", least=1),
         Row("perplexity at 32768 tokens: peak memory", "", longest["peak_mib"] / 1024, " GiB", most=3),
     ]
+
+
+def _finetune_rows(results: Mapping[str, Any]) -> list[Row]:
+    if "finetune" not in results:  # as long as longtext
+        return []
+    plain = "transformers' Trainer, its own loss and data path"
+    rows = []
+    for tokens, found in results["finetune"].items():
+        what = f"fine-tuning step of SmolLM2 at {tokens} tokens"
+        rows += [
+            Row(f"{what}: tokens/s", plain, found["times_faster"], "×", least=1),
+            Row("the same: peak memory", plain, found["memory_ratio"], "×", most=0.6),
+        ]
+    return rows
 
 
 def _posgen_rows(results: Mapping[str, Any]) -> list[Row]:

@@ -138,6 +138,22 @@ def test_killed_anywhere_it_ends_with_the_same_bits(job, tmp_path):
     assert [start["from_step"] for start in record["starts"]] == [0, 2, 2, 6, 6]
 
 
+def test_loggers_that_are_not_there():
+    with pytest.raises(ValueError, match="report_to must be one of tensorboard, wandb, mlflow, got 'paper'"):
+        Rhythm(report_to=("paper",))
+    with pytest.raises(ImportError, match="report_to wandb needs its package: pip install wandb"):
+        Rhythm(report_to=("wandb",))
+    with pytest.raises(ValueError, match="looks must be an integer >= 1"):
+        Rhythm(looks=0)
+
+
+def test_tensorboard_is_the_trainers_own_and_stays(job, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    finetune(replace(job, rhythm=replace(job.rhythm, report_to=("tensorboard",))))
+    assert list((job.out / "logs").rglob("events.out.tfevents.*"))
+
+
 def test_finished_it_is_not_done_again(job):
     lines = []
     first = finetune(job)
@@ -217,6 +233,18 @@ def test_a_rate_that_breaks_it_is_said(job):
 def test_what_cannot_be_trained_leaves_nothing(job, changes, words):
     with pytest.raises(ValueError, match=words):
         finetune(replace(job, recipe=replace(RECIPE, **changes), repeat="steps" not in changes))
+    assert not job.out.exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(job, monkeypatch):
+    from resrope.finetune import fits, run
+
+    monkeypatch.setattr(fits, "available", lambda device: fits.BESIDE + 1000)
+    monkeypatch.setattr(run, "open_model", None)
+    with pytest.raises(
+        ValueError, match=r"a step needs about .* GiB, .* GiB are free: nothing smaller would fit"
+    ):
+        finetune(job)
     assert not job.out.exists()
 
 

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from resrope.finetune import checkpointing
 from resrope.finetune.adapters import with_lora
 from resrope.finetune.head import LossHead, install
 from resrope.finetune.opened import dtype_of
@@ -95,10 +96,10 @@ def _model(config: Any, recipe: Recipe) -> Any:
         config, dtype=dtype_of(recipe), **options
     )
     install(model, recipe.chunk, check=False)
+    if recipe.checkpointing:
+        checkpointing.enable(model)
     if recipe.tuning != "full":
         model = with_lora(model, replace(recipe, tuning="lora"))
-    if recipe.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 

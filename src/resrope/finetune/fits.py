@@ -21,6 +21,8 @@ from resrope.page import Grid
 SHARDS = (1, 2, 4, 8)
 _STEP = 512
 _SIDE, _ROUNDS = 2048, 5
+# What kernels use inside and libraries load on the way.
+BESIDE = 1 << 28
 
 
 def config_of(path: str | Path) -> Any:
@@ -43,7 +45,7 @@ def check_fits(path: str | Path, recipe: Recipe, *, processes: int, shards: int,
     processes: of this machine, which share its main memory. shards: over which the weights are split.
     """
     free = available(torch.device("cpu" if cpu else "cuda" if torch.cuda.is_available() else "cpu"))
-    free = free // processes if cpu else free
+    free = (free // processes if cpu else free) - BESIDE
     config = config_of(path)
     wanted = estimate(config, recipe).peak(recipe.accumulation, shards)
     if wanted <= free:

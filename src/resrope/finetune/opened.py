@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from resrope.finetune import checkpointing
 from resrope.finetune.adapters import four_bits, keep_trainable, with_lora
 from resrope.finetune.head import install
 from resrope.finetune.recipe import Recipe
@@ -37,7 +38,8 @@ def placed(model: Any, recipe: Recipe) -> Extension:
 
 
 def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
-    """The model that is trained: exact phases, LoRA where asked for, its loss in chunks; in training mode.
+    """The model that is trained: exact phases, checkpointing and LoRA where asked for, its loss in
+    chunks; in training mode.
 
     Fully trained weights are float32; frozen ones have the precision of the arithmetic, with qlora 4 bits.
     Raises ValueError, OSError, and ImportError without an extra.
@@ -48,6 +50,8 @@ def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
     put(model, done, exact=True)
     install(model, recipe.chunk)
     model.config.use_cache = False
+    if recipe.checkpointing:
+        checkpointing.enable(model)
     if recipe.tuning != "full":
         model = with_lora(model, recipe)
     return model.train(), done

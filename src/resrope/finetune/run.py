@@ -3,6 +3,7 @@
 OUT/run.json         what decides the weights: the recipe, hashes of model and chunks, processes
 OUT/starts.json      when and with what it was started
 OUT/checkpoints/     the Trainer's
+OUT/logs/            TensorBoard's, where asked for
 OUT/adapter/         LoRA's own weights, where there are any
 OUT/model/           the result
 OUT/report.*         losses, held-out perplexity, pictures
@@ -53,7 +54,8 @@ from resrope.provenance import provenance
 from resrope.rundir import begun, only_run, open_run, read_json
 
 SCHEMA = "resrope-finetune-1"
-CHECKPOINTS, RECORD, STARTS = "checkpoints", "record.json", "starts.json"
+CHECKPOINTS, LOGS = "checkpoints", "logs"
+RECORD, STARTS = "record.json", "starts.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +212,7 @@ def _trainer(
 ) -> tuple[LongTrainer, Path | None]:
     """The Trainer, and the checkpoint that it goes on from."""
     recipe, folder = job.recipe, job.out / CHECKPOINTS
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / LOGS))  # the checkpoints go at the end
     last = last_complete(folder)
     trainer = LongTrainer(
         model=model,

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from resrope.files import atomic_write
 from resrope.finetune.recipe import Recipe, order
 from resrope.finetune.sharding import sharding_on_cpus
 from resrope.longtext.products import fast_products
+from resrope.spec import check
 
 # Written into a checkpoint when all of it is there; a kill in the middle leaves one without.
 COMPLETE = "complete"
 _PREFIX = "checkpoint-"
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
 class NotFiniteError(ValueError):
@@ -40,6 +43,14 @@ class Rhythm:
     evaluate: int = 50
     looks: int = 16
     report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("save", "evaluate", "looks"):
+            check.integer(name, getattr(self, name), 1, "steps, or sequences of a look")
+        for name in self.report_to:
+            check.one_of("report_to", name, LOGGERS)
+            if find_spec(name) is None:
+                raise ImportError(f"report_to {name} needs its package: pip install {name}")
 
 
 class Sequences(torch.utils.data.Dataset[Any]):
@@ -93,6 +104,11 @@ class LongTrainer(Trainer):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._check("loss", loss)
         return loss
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Of the held-out sequences."""
+        with fast_products(self.args.device, self.one_dnn):
+            return super().prediction_step(*args, **kwargs)
 
     def silence(self) -> None:
         """No printing of its own: the caller has its own bar."""
@@ -228,7 +244,6 @@ def arguments(
         lr_scheduler_type=schedule,
         optim="adamw_torch_fused",
         bf16=recipe.precision == "bf16",
-        **_checkpointing(recipe),
         seed=recipe.seed,
         data_seed=recipe.seed,
         train_sampling_strategy="sequential",
@@ -250,13 +265,6 @@ def arguments(
     if made.n_gpu > 1:  # one process would copy the model to every GPU at every step
         made._n_gpu = 1
     return made
-
-
-def _checkpointing(recipe: Recipe) -> dict[str, Any]:
-    """In the words of this transformers: they were gradient_checkpointing before 5.20."""
-    fields = TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    return {name: recipe.checkpointing, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def sequences(rows: Any, recipe: Recipe, processes: int) -> Sequences:

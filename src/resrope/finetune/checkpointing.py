@@ -1,0 +1,31 @@
+"""Activation checkpointing that keeps what attention gave.
+
+Every layer is computed again in the backward but for its attention (selective checkpointing, arXiv
+2205.05198). At long lengths that is most of what would be computed twice, and it takes no more memory than
+the checkpoints themselves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+_ATTENTIONS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+
+
+def enable(model: Any) -> None:
+    """Turn it on for a model of transformers. Attention that is no kernel of torch is computed again too."""
+    there = (getattr(torch.ops.aten, name, None) for name in _ATTENTIONS)
+    kept = [op.default for op in there if op is not None]
+    contexts = partial(create_selective_checkpoint_contexts, kept)
+    # transformers before 5.20 knows the older name alone.
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False, "context_fn": contexts})
