@@ -53,11 +53,20 @@ def run(words, **environment):
     return done.stderr
 
 
-def launched(folder, name, config, **environment):
+def launched(folder, name, config, *more, **environment):
     """Two processes of this machine's CPUs."""
     launch = ["accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml"]
     count = ["--num_processes", "2"]
-    words = [sys.executable, "-m", *launch, *count, "-m", "resrope", *command(folder, folder / name, 1)]
+    words = [
+        sys.executable,
+        "-m",
+        *launch,
+        *count,
+        "-m",
+        "resrope",
+        *command(folder, folder / name, 1),
+        *more,
+    ]
     said = run(words, **environment)
     assert "4 steps of 2 sequences (2 processes × 1 × 1 accumulated)" in said
     assert said.count("4 steps of") == 1
@@ -85,6 +94,16 @@ def test_copies(folder, one):
 
 def test_fsdp(folder, one):
     close(launched(folder, "fsdp", "fsdp"), one, "FSDP")
+
+
+def test_fsdp_in_bfloat16_does_not_round_the_loss(folder):
+    """In bfloat16 a loss between 2 and 4 has steps of 0.016."""
+    one = folder / "one-bf16"
+    run([sys.executable, "-m", "resrope", *command(folder, one, 2), "--precision", "bf16"])
+    out = launched(folder, "fsdp-bf16", "fsdp", "--precision", "bf16")
+    assert abs(curve(out)[0] - curve(one)[0]) < 4e-3  # before anything is trained: rates are high here
+    rounded = curve(out).float().bfloat16().double()
+    assert (curve(out) - rounded).abs().max() > 1e-3
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its own operators")

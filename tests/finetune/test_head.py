@@ -14,6 +14,14 @@ def step(model, **more):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_a_forward_past_the_hooks_is_an_error(tiny):
+    """Older wrappers call forward itself: the sum of the logits must never be taken for a loss."""
+    model = tiny("llama").train()
+    install(model, 16)
+    with pytest.raises(RuntimeError, match="was not given its targets"):
+        model.forward(input_ids=IDS, labels=IDS)
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "phi3", "mixtral", "olmo3", "gpt_oss"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_loss_and_every_gradient_are_the_models_own(tiny, kind, tied):
@@ -74,8 +82,9 @@ def test_the_logits_of_a_training_step_are_never_whole(tiny):
     assert max(r for r in rows if r != 64) == 16  # the head's own gradient is [128, 64]
 
 
-def test_what_does_more_to_its_logits_is_refused_and_left_alone(tiny):
-    model = tiny("gemma2", initializer_range=0.5, final_logit_softcapping=3.0).eval()
+@pytest.mark.parametrize("cap", [3.0, 1e6])
+def test_what_does_more_to_its_logits_is_refused_and_left_alone(tiny, cap):
+    model = tiny("gemma2", initializer_range=0.5, final_logit_softcapping=cap).eval()
     wanted = model(input_ids=IDS, labels=IDS).loss
     with pytest.raises(ValueError, match="does more to its logits than a linear head"):
         install(model, 16)

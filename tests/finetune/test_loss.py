@@ -42,8 +42,12 @@ def test_frozen_weights_cost_no_gradient():
 
 def test_without_gradients_none_are_made():
     hidden, weight, _, targets = parts(dtype=torch.float32)
-    with torch.no_grad():
+    made = []
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        linear = F.linear
+        patch.setattr(F, "linear", lambda *given: made.append(given) or linear(*given))
         total = summed_loss(hidden, weight, None, targets, chunk=5)
+    assert len(made) == 8, "the logits of each chunk, and no product for a gradient"
     assert not total.requires_grad
     wanted = F.cross_entropy(F.linear(hidden, weight), targets, ignore_index=IGNORED, reduction="sum")
     assert torch.allclose(total, wanted, rtol=1e-6)

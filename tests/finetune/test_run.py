@@ -294,10 +294,33 @@ def test_a_table_that_is_there_is_trained_as_it_is(job, tmp_path):
         )
 
 
+def stock_loss(folder, job, record):
+    """Of the first update's sequences, by transformers' own loss, before anything is trained."""
+    import datasets
+
+    from resrope.finetune.recipe import order
+
+    rows = datasets.Dataset.from_file(str(job.cache / record["texts"]["key"] / "chunks.arrow"))
+    model = resrope.load(folder, "resonance-yarn", factor=4, dtype=torch.float32)
+    first = [torch.tensor(rows[i]["input_ids"])[None] for i in order(len(rows), 2, RECIPE.seed)]
+    with torch.no_grad():
+        return sum(float(model(input_ids=x, labels=x).loss) for x in first) / 2
+
+
+def test_one_step_is_a_step(job, letters):
+    finetune(replace(job, recipe=replace(RECIPE, steps=1)))
+    before = resrope.load(letters, dtype=torch.float32).state_dict()
+    after = resrope.load(job.out / "model", dtype=torch.float32).state_dict()
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
+    )
+
+
 def test_lora_leaves_its_adapter_and_a_whole_model(job, letters):
     record = finetune(replace(job, recipe=replace(RECIPE, tuning="lora", lora_rank=4, steps=4)))
     losses = [entry["loss"] for entry in record["history"] if "loss" in entry]
     assert losses[-1] < losses[0]
+    assert math.isclose(losses[0], stock_loss(letters, job, record), rel_tol=1e-4)
     adapter = load_file(job.out / "adapter" / "adapter_model.safetensors")
     assert {name.split(".")[-2] for name in adapter} == {"lora_A", "lora_B"}
     assert not any("lm_head" in name or "embed" in name for name in adapter)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
+from resrope.finetune.sharding import under_deepspeed
+
 _ATTENTIONS = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
@@ -22,10 +24,14 @@ _ATTENTIONS = (
 
 
 def enable(model: Any) -> None:
-    """Turn it on for a model of transformers. Attention that is no kernel of torch is computed again too."""
+    """Turn it on for a model of transformers. Attention that is no kernel of torch is computed again too, and
+    under DeepSpeed everything: it gathers weights while layers are computed, and torch counts that as theirs.
+    """
     there = (getattr(torch.ops.aten, name, None) for name in _ATTENTIONS)
     kept = [op.default for op in there if op is not None]
-    contexts = partial(create_selective_checkpoint_contexts, kept)
+    selective = (
+        {} if under_deepspeed() else {"context_fn": partial(create_selective_checkpoint_contexts, kept)}
+    )
     # transformers before 5.20 knows the older name alone.
     newer = getattr(model, "activation_checkpointing_enable", None)
-    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False, "context_fn": contexts})
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False, **selective})

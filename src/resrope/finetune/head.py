@@ -58,6 +58,11 @@ def install(model: Any, chunk: int, *, check: bool = True) -> None:
         raise ValueError(
             f"the loss in chunks needs a linear head, {type(model).__name__} has {type(head).__name__}"
         )
+    if check and not _head_has_the_last_word(model, head):
+        raise ValueError(
+            f"the loss in chunks is not for {type(model).__name__}: it does more to its logits than a "
+            "linear head"
+        )
     wanted = _loss_of(model) if check else 0.0
     head.__class__ = LossHead
     vars(head).update(resrope_targets=None, resrope_chunk=chunk)
@@ -72,7 +77,7 @@ def install(model: Any, chunk: int, *, check: bool = True) -> None:
         model.__dict__.pop("_loss_function") if own is None else setattr(model, "_loss_function", own)
         raise ValueError(
             f"the loss in chunks is not the loss of {type(model).__name__} ({found:.4f} and {wanted:.4f} on "
-            "the same tokens): it does more to its logits than a linear head"
+            "the same tokens)"
         )
 
 
@@ -87,6 +92,10 @@ def _mean(
     logits: Tensor, labels: Tensor, vocab_size: int, num_items_in_batch: Any = None, **kwargs: Any
 ) -> Tensor:
     """transformers' loss function: the sum that the head made, over the targets of the whole update."""
+    if logits.shape != (1, 1, 1):
+        raise RuntimeError(
+            "the head was not given its targets: the model's forward was called past its hooks"
+        )
     if num_items_in_batch is None:
         num_items_in_batch = (labels[..., 1:] != IGNORED).sum()
     mean: Tensor = logits.sum() / num_items_in_batch
@@ -94,12 +103,29 @@ def _mean(
 
 
 @torch.no_grad()
+def _head_has_the_last_word(model: Any, head: nn.Module) -> bool:
+    """Whether the model's logits are what its head gave, to the bit."""
+    given: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, args, output: given.append(output))
+    try:
+        logits = model(input_ids=_probe(model), use_cache=False).logits
+    finally:
+        hook.remove()
+    return len(given) == 1 and torch.equal(logits.float(), given[0].float())
+
+
+def _probe(model: Any) -> Tensor:
+    rows = model.get_input_embeddings().num_embeddings
+    ids: Tensor = (torch.arange(_PROBE, device=model.device)[None] * 7919) % rows
+    return ids
+
+
+@torch.no_grad()
 def _loss_of(model: Any) -> float:
     """Of a few tokens."""
     training = model.training
     model.eval()
-    rows = model.get_input_embeddings().num_embeddings
-    ids = (torch.arange(_PROBE, device=model.device)[None] * 7919) % rows
+    ids = _probe(model)
     loss = float(model(input_ids=ids, labels=ids, use_cache=False).loss)
     model.train(training)
     return loss

@@ -26,7 +26,7 @@ def summed_loss(
     ids, IGNORED where a position does not count. chunk: positions whose logits are there at a time.
     Differentiable once, in hidden, weight and bias.
     """
-    total: Tensor = _SummedLoss.apply(hidden, weight, bias, targets, chunk)  # type: ignore[no-untyped-call]
+    total: Tensor = _SummedLoss.apply(hidden, weight, bias, targets, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return total
 
 
@@ -35,9 +35,10 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, kept: bool
     ) -> Tensor:
-        wanted = ctx.needs_input_grad
+        # Tensors want gradients under no_grad too.
+        wanted = [kept and needs for needs in ctx.needs_input_grad[:3]]
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         # In bfloat16 the sum over chunks would lose the small ones.
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
@@ -50,7 +51,7 @@ class _SummedLoss(torch.autograd.Function):
             goal = goal.where(counts, 0)[:, None]
             norm = logits.logsumexp(-1, keepdim=True)
             total += ((norm - logits.gather(1, goal))[:, 0] * counts).sum()
-            if not any(wanted[:3]):
+            if not any(wanted):
                 continue
             # In place: softmax - one at the target, 0 where nothing counts.
             slope = logits.sub_(norm).exp_()
@@ -70,4 +71,4 @@ class _SummedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slopes, ctx.slopes = ctx.slopes, None
         made = (None if s is None else s.mul_(grad).to(d) for s, d in zip(slopes, ctx.dtypes, strict=True))
-        return (*made, None, None)
+        return (*made, None, None, None)

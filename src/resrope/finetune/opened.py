@@ -48,7 +48,9 @@ def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
     keep_trainable(model)
     done = placed(model, recipe)
     put(model, done, exact=True)
-    install(model, recipe.chunk)
+    install(model, recipe.chunk)  # reads some tokens where it lies, which FlashAttention cannot on a CPU
+    if recipe.attention is not None:
+        model.set_attn_implementation(recipe.attention)
     model.config.use_cache = False
     if recipe.checkpointing:
         checkpointing.enable(model)
@@ -65,6 +67,4 @@ def dtype_of(recipe: Recipe) -> torch.dtype:
 
 def _loading(recipe: Recipe) -> dict[str, Any]:
     """What transformers' loader is told beside the dtype."""
-    attention = {} if recipe.attention is None else {"attn_implementation": recipe.attention}
-    quantised = {"quantization_config": four_bits(dtype_of(recipe))} if recipe.tuning == "qlora" else {}
-    return {**attention, **quantised}
+    return {"quantization_config": four_bits(dtype_of(recipe))} if recipe.tuning == "qlora" else {}

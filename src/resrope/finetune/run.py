@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ import torch
 
 from resrope.files import atomic_write
 from resrope.finetune.chunks import Chunks, Progress, prepare
-from resrope.finetune.fits import check_fits
+from resrope.finetune.fits import check_fits, config_of
 from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
-from resrope.finetune.sharding import kind
+from resrope.finetune.sharding import kind, under_deepspeed
 from resrope.finetune.trainer import (
     EndEvaluated,
     LongTrainer,
@@ -84,8 +85,7 @@ class Cut:
 
 
 def cut(job: Job, tokenizer: Any, *, progress: Progress = lambda tokens: None) -> Cut:
-    """Texts to chunks. Raises ValueError for texts of both sides, and for chunks of the smaller tokens than
-    the run needs unless ``repeat``."""
+    """Texts to chunks. Raises ValueError for a held-out text that is among the training texts."""
     made = partial(
         prepare, tokenizer=tokenizer, length=job.recipe.length, column=job.column, progress=progress
     )
@@ -126,7 +126,7 @@ def finetune(
     from accelerate import PartialState
 
     job = replace(job, cpu=job.cpu or not _accelerated())
-    state = PartialState(cpu=job.cpu)
+    state = PartialState(cpu=job.cpu, timeout=_PATIENCE)
     tokenizer = tokenizer_of(job.model)
     with state.main_process_first():
         texts = cut(job, tokenizer, progress=progress)
@@ -155,11 +155,15 @@ def finetune(
 
 def _check_memory(job: Job, processes: int) -> None:
     """Before anything is loaded. ZeRO-3 puts what it likes elsewhere, and is left to itself."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+    if under_deepspeed():
         return
     shards = processes if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" else 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     check_fits(job.model, job.recipe, processes=here, shards=shards, cpu=job.cpu)
+
+
+# For which processes wait while the main one cuts texts or saves.
+_PATIENCE = timedelta(hours=6)
 
 
 def _accelerated() -> bool:
@@ -179,7 +183,7 @@ def plan(recipe: Recipe, processes: int, often: float) -> str:
 
 def _settings(job: Job, texts: Cut, processes: int) -> dict[str, Any]:
     """All that decides the weights, as JSON types."""
-    identity = hashlib.sha256(weights_of(job.model, None).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(weights_of(job.model, config_of(job.model)).encode()).hexdigest()[:16]
     made = {
         "model": identity,
         **job.recipe.to_dict(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 
 @contextmanager
@@ -16,6 +19,7 @@ def sharding_on_cpus() -> Iterator[None]:
     plain = AcceleratorState.__init__
 
     def init(state: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        _keep_the_loss(fsdp_plugin, kwargs.get("mixed_precision"))
         plain(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
             if state.mixed_precision != "no":
@@ -29,6 +33,19 @@ def sharding_on_cpus() -> Iterator[None]:
         yield
     finally:
         AcceleratorState.__init__ = plain
+
+
+def _keep_the_loss(plugin: Any, mixed_precision: str | None) -> None:
+    """FSDP2 in bfloat16 without rounding what modules give out, one of which is the loss, and gradients."""
+    if plugin is not None and plugin.fsdp_version == 2 and mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+        )
+
+
+def under_deepspeed() -> bool:
+    """Whether a launcher started this process for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
 
 
 def kind(trainer: Any) -> str:

@@ -240,7 +240,8 @@ def arguments(
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        warmup_steps=math.ceil(recipe.warmup * recipe.steps),
+        # The first update of a warm-up has rate 0: a run of one step must have none.
+        warmup_steps=min(math.ceil(recipe.warmup * recipe.steps), recipe.steps - 1),
         lr_scheduler_type=schedule,
         optim="adamw_torch_fused",
         bf16=recipe.precision == "bf16",
