@@ -1,9 +1,20 @@
+import random
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine must not decide whether a property holds.
 settings.register_profile("resrope", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("resrope")
+
+
+WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
+
+
+@pytest.fixture(scope="session")
+def prose():
+    """A text by its seed: random words of a few, which a tiny model learns in some steps."""
+    return lambda seed, count=400: " ".join(random.Random(seed).choices(WORDS, k=count))
 
 
 @pytest.fixture(scope="session")

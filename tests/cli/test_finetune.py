@@ -1,17 +1,13 @@
 import json
-import random
 
 import pytest
 
 from resrope.cli import main
 
-WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
-
 
 @pytest.fixture
-def text(tmp_path):
-    made = random.Random(0)
-    (tmp_path / "text.txt").write_text(" ".join(made.choice(WORDS) for _ in range(1000)))
+def text(prose, tmp_path):
+    (tmp_path / "text.txt").write_text(prose(0, 1000))
     return tmp_path / "text.txt"
 
 
@@ -29,7 +25,7 @@ def test_a_run_prints_what_it_does(letters, text, tmp_path, capsys):
     assert code == 0
     record = json.loads(out)
     assert record["recipe"]["parameters"] == {"factor": 4.0}
-    assert "2 steps of 1 sequences (1 processes × 1 × 1 accumulated) of 64 tokens: 128 tokens" in err
+    assert "steps 2 × sequences 1 (processes 1 × batch 1 × accumulation 1) × tokens 64: 128 tokens" in err
     assert "step 2/2  loss " in err
     assert "tokens/s" in err
     code, out, err = command(line + more, capsys)
@@ -87,4 +83,4 @@ def test_tokens_settle_the_accumulation(letters, text, tmp_path, capsys):
     code, _, err = command(f"{line} --cache {tmp_path}/cache --cpu", capsys)
     assert code == 0
     assert (tmp_path / "out" / "report.html").is_file()
-    assert "2 steps of 4 sequences (1 processes × 1 × 4 accumulated) of 64 tokens: 512 tokens" in err
+    assert "steps 2 × sequences 4 (processes 1 × batch 1 × accumulation 4) × tokens 64: 512 tokens" in err

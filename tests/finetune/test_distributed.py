@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -15,15 +14,9 @@ from safetensors.torch import load_file
 from resrope.models.verify import verify
 
 ROOT = Path(__file__).parents[2]
-WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
 RUN = """finetune {model} {out} --method resonance-yarn --factor 4 --text {text} --held-out {held} --length 64
 --chunk 16 --steps 4 --save-every 2 --evaluate-every 4 --looks 2 --learning-rate 1e-2 --warmup 0.25 --cpu
 --cache {cache} --accumulation {accumulation}"""
-
-
-def prose(seed):
-    made = random.Random(seed)
-    return " ".join(made.choice(WORDS) for _ in range(600))
 
 
 def command(folder, out, accumulation):
@@ -32,10 +25,10 @@ def command(folder, out, accumulation):
 
 
 @pytest.fixture(scope="module")
-def folder(letters, tmp_path_factory):
+def folder(letters, prose, tmp_path_factory):
     made = tmp_path_factory.mktemp("many")
-    (made / "text.txt").write_text(prose(0))
-    (made / "held.txt").write_text(prose(1))
+    (made / "text.txt").write_text(prose(0, 600))
+    (made / "held.txt").write_text(prose(1, 600))
     shutil.copytree(letters, made / "model")
     return made
 
@@ -68,8 +61,7 @@ def launched(folder, name, config, *more, **environment):
         *more,
     ]
     said = run(words, **environment)
-    assert "4 steps of 2 sequences (2 processes × 1 × 1 accumulated)" in said
-    assert said.count("4 steps of") == 1
+    assert said.count("steps 4 × sequences 2 (processes 2 × batch 1 × accumulation 1)") == 1
     return folder / name
 
 

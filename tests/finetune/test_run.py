@@ -1,6 +1,5 @@
 import json
 import math
-import random
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from resrope.finetune.trainer import NotFiniteError, Rhythm
 from resrope.models.config import rope_from_config
 from resrope.models.verify import verify
 
-WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
 RECIPE = Recipe(
     length=64,
     steps=6,
@@ -45,13 +43,8 @@ run.finetune(job, tell=tell)
 """
 
 
-def prose(seed, count=400):
-    made = random.Random(seed)
-    return " ".join(made.choice(WORDS) for _ in range(count))
-
-
 @pytest.fixture
-def job(letters, tmp_path):
+def job(letters, prose, tmp_path):
     (tmp_path / "books").mkdir()
     for i in range(3):
         (tmp_path / "books" / f"{i}.txt").write_text(prose(i))
@@ -88,7 +81,7 @@ def test_a_run_leaves_a_model_that_stock_loaders_open(job):
     assert looks[6] < looks[0] - 0.5
     assert " tokens left over at their ends (" in lines[0]
     assert lines[1].startswith(
-        "6 steps of 2 sequences (1 processes × 1 × 2 accumulated) of 64 tokens: 768 tokens"
+        "steps 6 × sequences 2 (processes 1 × batch 1 × accumulation 2) × tokens 64: 768 tokens"
     )
 
     stock = AutoModelForCausalLM.from_pretrained(job.out / "model")
@@ -101,7 +94,7 @@ def test_a_run_leaves_a_model_that_stock_loaders_open(job):
     assert torch.allclose(stock.model.rotary_emb.inv_freq, inv_freq, rtol=1e-6)
     assert verify(job.out / "model").passed
     assert record["verified"]["transformers-5"] is None
-    assert not (job.out / "checkpoints").exists()
+    assert not list(job.out.glob("checkpoint-*"))
     held = job.cache / record["held_out"]["key"] / "chunks.arrow"
     assert held.is_file()
 
@@ -147,11 +140,9 @@ def test_loggers_that_are_not_there():
         Rhythm(looks=0)
 
 
-def test_tensorboard_is_the_trainers_own_and_stays(job, monkeypatch):
-    pytest.importorskip("tensorboard")
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+def test_tensorboard_is_the_trainers_own_and_stays(job):
     finetune(replace(job, rhythm=replace(job.rhythm, report_to=("tensorboard",))))
-    assert list((job.out / "logs").rglob("events.out.tfevents.*"))
+    assert list((job.out / "runs").rglob("events.out.tfevents.*"))
 
 
 def test_finished_it_is_not_done_again(job):
@@ -163,17 +154,13 @@ def test_finished_it_is_not_done_again(job):
     assert (job.out / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_folder_of_other_settings_is_left_alone(job):
+def test_a_folder_of_other_settings_is_left_alone(job, prose):
     finetune(job)
     with pytest.raises(ValueError, match=r"other settings: learning_rate 0.01 \(asked for 0.1\)"):
         finetune(replace(job, recipe=replace(RECIPE, learning_rate=0.1)))
-    with pytest.raises(ValueError, match="other settings: chunks"):
-        finetune(replace(job, texts=[*job.texts, str(job.out.parent / "more.txt")], repeat=_more(job)))
-
-
-def _more(job):
     (job.out.parent / "more.txt").write_text(prose(77))
-    return False
+    with pytest.raises(ValueError, match="other settings: chunks"):
+        finetune(replace(job, texts=[*job.texts, str(job.out.parent / "more.txt")]))
 
 
 def test_weight_decay_is_really_applied(job):
@@ -206,7 +193,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights(job, monkeypatch):
     ):
         finetune(job)
     assert not (job.out / "model").exists()
-    weights = load_file(job.out / "checkpoints" / "checkpoint-2" / "model.safetensors")
+    weights = load_file(job.out / "checkpoint-2" / "model.safetensors")
     assert all(torch.isfinite(w).all() for w in weights.values())
     monkeypatch.undo()
     assert finetune(job)["history"][-1]["step"] == 6
@@ -236,6 +223,18 @@ def test_what_cannot_be_trained_leaves_nothing(job, changes, words):
     assert not job.out.exists()
 
 
+def test_a_precision_that_is_refused_late_leaves_nothing(job, monkeypatch):
+    from resrope.finetune import run
+
+    def refuse(*args, **kwargs):
+        raise ValueError("no bf16 here")
+
+    monkeypatch.setattr(run, "arguments", refuse)
+    with pytest.raises(ValueError, match="no bf16 here"):
+        finetune(job)
+    assert not job.out.exists()
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(job, monkeypatch):
     from resrope.finetune import fits, run
 
@@ -248,7 +247,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(job, monkeypatch
     assert not job.out.exists()
 
 
-def test_held_out_must_not_be_trained_on(job):
+def test_held_out_must_not_be_trained_on(job, prose):
     copy = job.out.parent / "copy.txt"
     copy.write_text(prose(1))
     with pytest.raises(ValueError, match=r"copy.txt is held out, but it is 1.txt of the training texts"):

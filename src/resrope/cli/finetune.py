@@ -62,8 +62,7 @@ def finetune(
         bool | None,
         typer.Option(
             "--checkpointing/--no-checkpointing",
-            help="Compute layers again in the backward: a third more time, a fraction of the memory.  "
-            "[default: on]",
+            help="Compute layers again in the backward: more time, a fraction of the memory.  [default: on]",
             show_default=False,
         ),
     ] = None,
@@ -187,8 +186,6 @@ def _recipe(
     cpu: bool,
 ) -> Recipe:
     """Defaults, or a named recipe, with what was given in their place."""
-    from dataclasses import replace
-
     from resrope.finetune.recipe import Recipe
     from resrope.finetune.recipes import RECIPES, TOKENS
 
@@ -200,20 +197,19 @@ def _recipe(
         raise ValueError("--tokens sets --accumulation: give one of them")
     if name is not None and name not in RECIPES:
         raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, got {name!r}")
-    if name is None:
-        if parameters and "method" not in given:
-            raise ValueError(f"{', '.join(parameters)} must come with a method, got none")
-        missing = [f"--{n}" for n in ("length", "steps") if n not in given]
-        if missing:
-            raise ValueError(f"{' and '.join(missing)} must be given")
-        made = Recipe(parameters=parameters, **{"precision": _precision(cpu), **given})
-        wanted = None if tokens is None else _count(tokens)
-    else:
-        known = RECIPES[name].recipe
-        made = replace(known, parameters={**known.parameters, **parameters}, **given)
-        wanted = TOKENS if tokens is None else _count(tokens)
-        wanted = None if "accumulation" in given else wanted
-    return made if wanted is None else made.with_tokens(wanted, _processes())
+    known: dict[str, Any] = {"precision": _precision(cpu)}
+    known = known if name is None else RECIPES[name].recipe.to_dict()
+    values = {**known, **given, "parameters": {**known.get("parameters", {}), **parameters}}
+    if parameters and "method" not in values:
+        raise ValueError(f"{', '.join(parameters)} must come with a method, got none")
+    missing = [f"--{n}" for n in ("length", "steps") if n not in values]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be given")
+    made = Recipe(**values)
+    if tokens is not None:
+        return made.with_tokens(_count(tokens), _processes())
+    settled = name is None or "accumulation" in given
+    return made if settled else made.with_tokens(TOKENS, _processes())
 
 
 def _processes() -> int:

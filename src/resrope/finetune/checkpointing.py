@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
-from resrope.finetune.sharding import under_deepspeed
+from resrope.finetune.sharding import launched_for
 
 _ATTENTIONS = (
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -28,10 +28,8 @@ def enable(model: Any) -> None:
     under DeepSpeed everything: it gathers weights while layers are computed, and torch counts that as theirs.
     """
     there = (getattr(torch.ops.aten, name, None) for name in _ATTENTIONS)
-    kept = [op.default for op in there if op is not None]
-    selective = (
-        {} if under_deepspeed() else {"context_fn": partial(create_selective_checkpoint_contexts, kept)}
-    )
+    kept = partial(create_selective_checkpoint_contexts, [op.default for op in there if op is not None])
+    selective = {} if launched_for("DEEPSPEED") else {"context_fn": kept}
     # transformers before 5.20 knows the older name alone.
     newer = getattr(model, "activation_checkpointing_enable", None)
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False, **selective})

@@ -13,8 +13,8 @@ import torch
 from resrope.finetune.estimate import Estimate, estimate
 from resrope.finetune.recipe import TUNINGS, Recipe
 from resrope.longtext.memory import available, gib
-from resrope.models import gguf
-from resrope.models.source import SMOLLM2, check_there
+from resrope.models.source import check_there
+from resrope.models.verify import local_path
 from resrope.page import Grid
 
 # Processes over which the table shards.
@@ -30,7 +30,7 @@ def config_of(path: str | Path) -> Any:
     from transformers import AutoConfig
 
     check_there(path)
-    file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
+    file = local_path(path)
     try:
         if file.suffix == ".gguf":
             return AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)

@@ -2,8 +2,8 @@
 
 OUT/run.json         what decides the weights: the recipe, hashes of model and chunks, processes
 OUT/starts.json      when and with what it was started
-OUT/checkpoints/     the Trainer's
-OUT/logs/            TensorBoard's, where asked for
+OUT/checkpoint-N/    the Trainer's, while it trains
+OUT/runs/            TensorBoard's, where asked for
 OUT/adapter/         LoRA's own weights, where there are any
 OUT/model/           the result
 OUT/report.*         losses, held-out perplexity, pictures
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
-from resrope.finetune.sharding import kind, under_deepspeed
+from resrope.finetune.sharding import kind, launched_for
 from resrope.finetune.trainer import (
     EndEvaluated,
     LongTrainer,
@@ -44,6 +43,7 @@ from resrope.finetune.trainer import (
     arguments,
     collate,
     last_complete,
+    remove_checkpoints,
     remove_incomplete,
     sequences,
     spread,
@@ -55,7 +55,6 @@ from resrope.provenance import provenance
 from resrope.rundir import begun, only_run, open_run, read_json
 
 SCHEMA = "resrope-finetune-1"
-CHECKPOINTS, LOGS = "checkpoints", "logs"
 RECORD, STARTS = "record.json", "starts.json"
 
 
@@ -142,11 +141,20 @@ def finetune(
         give_back()
     model, done = open_model(job.model, job.recipe)
     _check_vocabulary(model, texts)
+    last = last_complete(job.out)
+    args = arguments(
+        job.recipe,
+        job.out,
+        job.rhythm,
+        held_out=texts.held_out is not None,
+        resumed=last is not None,
+        cpu=job.cpu,
+    )
     with only_run(job.out) if state.is_main_process else nullcontext():
         if state.is_main_process:
             _start(job, settings)
         state.wait_for_everyone()
-        trainer, last = _trainer(job, texts, model, state, tell)
+        trainer = _trainer(job, texts, model, args, state.num_processes, tell)
         if last is not None:
             announce(f"going on from {last}")
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -155,9 +163,9 @@ def finetune(
 
 def _check_memory(job: Job, processes: int) -> None:
     """Before anything is loaded. ZeRO-3 puts what it likes elsewhere, and is left to itself."""
-    if under_deepspeed():
+    if launched_for("DEEPSPEED"):
         return
-    shards = processes if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" else 1
+    shards = processes if launched_for("FSDP") else 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     check_fits(job.model, job.recipe, processes=here, shards=shards, cpu=job.cpu)
 
@@ -173,11 +181,10 @@ def _accelerated() -> bool:
 
 def plan(recipe: Recipe, processes: int, often: float) -> str:
     """What will be done, in one line."""
-    each = recipe.sequences(processes)
     return (
-        f"{recipe.steps} steps of {each} sequences ({processes} processes × {recipe.batch} × "
-        f"{recipe.accumulation} accumulated) of {recipe.length} tokens: {recipe.tokens(processes):,} tokens, "
-        f"{often:.2f} epochs"
+        f"steps {recipe.steps} × sequences {recipe.sequences(processes)} (processes {processes} × batch "
+        f"{recipe.batch} × accumulation {recipe.accumulation}) × tokens {recipe.length}: "
+        f"{recipe.tokens(processes):,} tokens, {often:.2f} epochs"
     )
 
 
@@ -201,8 +208,8 @@ def _start(job: Job, settings: dict[str, Any]) -> None:
     the bits with it.
     """
     open_run(job.out, SCHEMA, settings)
-    remove_incomplete(job.out / CHECKPOINTS)
-    last = last_complete(job.out / CHECKPOINTS)
+    remove_incomplete(job.out)
+    last = last_complete(job.out)
     file = job.out / STARTS
     starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     step = 0 if last is None else int(last.name.split("-")[1])
@@ -212,34 +219,23 @@ def _start(job: Job, settings: dict[str, Any]) -> None:
 
 
 def _trainer(
-    job: Job, texts: Cut, model: Any, state: Any, tell: Callable[[Tick], None]
-) -> tuple[LongTrainer, Path | None]:
-    """The Trainer, and the checkpoint that it goes on from."""
-    recipe, folder = job.recipe, job.out / CHECKPOINTS
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / LOGS))  # the checkpoints go at the end
-    last = last_complete(folder)
+    job: Job, texts: Cut, model: Any, args: Any, processes: int, tell: Callable[[Tick], None]
+) -> LongTrainer:
     trainer = LongTrainer(
         model=model,
-        args=arguments(
-            recipe,
-            folder,
-            job.rhythm,
-            held_out=texts.held_out is not None,
-            resumed=last is not None,
-            cpu=job.cpu,
-        ),
-        train_dataset=sequences(texts.train.rows(), recipe, state.num_processes),
+        args=args,
+        train_dataset=sequences(texts.train.rows(), job.recipe, processes),
         eval_dataset=_looks(texts.held_out, job.rhythm.looks),
         data_collator=collate,
         callbacks=[
             EndEvaluated(),
             MarkComplete(),
-            Ticks(tell, recipe.sequences(state.num_processes) * recipe.length),
+            Ticks(tell, job.recipe.sequences(processes) * job.recipe.length),
         ],
     )
     trainer.silence()
     trainer.one_dnn = json.loads((job.out / STARTS).read_text(encoding="utf-8"))[0]["one_dnn"]
-    return trainer, last
+    return trainer
 
 
 def _finished(
@@ -262,7 +258,7 @@ def _finished(
     }
     if state.is_main_process:
         atomic_write(job.out / RECORD, json.dumps(record, indent=1) + "\n")
-        shutil.rmtree(job.out / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(job.out)
     state.wait_for_everyone()
     return record
 

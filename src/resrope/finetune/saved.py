@@ -10,6 +10,7 @@ import torch
 
 from resrope.files import beside
 from resrope.finetune.adapters import merged
+from resrope.finetune.fits import config_of
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.sharding import whole_weights
 from resrope.models.extension import Extension
@@ -64,9 +65,5 @@ def _write(folder: Path, write: Any) -> None:
 
 def _source_dtype(source: str) -> torch.dtype:
     """Of the weights as they were given; what a GGUF file is dequantised to is float32."""
-    from transformers import AutoConfig
-
-    if source == "smollm2" or source.endswith(".gguf"):
-        return torch.float32
-    dtype = getattr(AutoConfig.from_pretrained(source), "dtype", None)
+    dtype = getattr(config_of(source), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

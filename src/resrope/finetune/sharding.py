@@ -43,9 +43,9 @@ def _keep_the_loss(plugin: Any, mixed_precision: str | None) -> None:
         )
 
 
-def under_deepspeed() -> bool:
-    """Whether a launcher started this process for DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+def launched_for(kind: str) -> bool:
+    """Whether `accelerate launch` started this process for ``FSDP`` or ``DEEPSPEED``."""
+    return os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true"
 
 
 def kind(trainer: Any) -> str:

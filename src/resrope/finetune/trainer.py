@@ -178,6 +178,12 @@ def remove_incomplete(folder: Path) -> None:
             _remove(one)
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Delete all of them; the run is over."""
+    for one in folder.glob(f"{_PREFIX}*"):
+        _remove(one)
+
+
 def _remove(checkpoint: Path) -> None:
     """The mark first: a kill in between must not leave a marked half."""
     (checkpoint / COMPLETE).unlink(missing_ok=True)

@@ -35,7 +35,8 @@ def fast_products(device: torch.device, one_dnn: bool | None = None) -> Abstract
     """
     if device.type != "cpu":
         return nullcontext()
-    return _ByOneDnn() if (one_dnn_is_faster() if one_dnn is None else one_dnn) else nullcontext()
+    chosen = one_dnn_is_faster() if one_dnn is None else one_dnn
+    return _ByOneDnn() if chosen else nullcontext()
 
 
 @cache
