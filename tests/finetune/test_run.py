@@ -291,6 +291,10 @@ def test_a_table_that_is_there_is_trained_as_it_is(job, tmp_path):
                 recipe=replace(RECIPE, method="yarn", parameters={"factor": 8}),
             )
         )
+    other = replace(RECIPE, method="yarn", parameters={"factor": 8}, replace_scaling=True, steps=2)
+    changed = finetune(replace(job, model=str(job.out / "model"), out=tmp_path / "other", recipe=other))
+    assert changed["method"] == "yarn"
+    assert verify(tmp_path / "other" / "model").length == 4096
 
 
 def stock_loss(folder, job, record):

@@ -29,6 +29,7 @@ def finetune(
     parameters: Annotated[
         list[str] | None, typer.Option("--set", help="Another parameter of the method: beta_fast=16.")
     ] = None,
+    replace: longtext.Replace = False,
     texts: longtext.Texts = None,
     held_out: Annotated[
         list[str] | None,
@@ -109,6 +110,7 @@ def finetune(
         "length": length,
         "steps": steps,
         "method": method,
+        "replace_scaling": replace or None,
         "batch": batch,
         "accumulation": accumulation,
         "learning_rate": learning_rate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,6 +51,6 @@ def _lines(total: int) -> Callable[[Tick], None]:
         last = tick.seconds
         left = (total - tick.step) * tick.seconds / max(1, tick.step - tick.first)
         where = f"step {tick.step}/{total}  loss {tick.loss:.4f}  {tick.speed:,.0f} tokens/s"
-        typer.echo(f"{where}  {left / 60:.0f} min left", err=True)
+        typer.echo(f"{where}  {timedelta(seconds=round(left))} left", err=True)
 
     return tell

@@ -24,7 +24,10 @@ def placed(model: Any, recipe: Recipe) -> Extension:
     text (training at one length would be for one table), and for sequences longer than the tables serve.
     """
     rope = rope_of(model)
-    done = unchanged(rope) if recipe.method is None else extension(rope, recipe.method, **recipe.parameters)
+    if recipe.method is None:
+        done = unchanged(rope)
+    else:
+        done = extension(rope, recipe.method, replace_scaling=recipe.replace_scaling, **recipe.parameters)
     if not done.fixed_length or any(isinstance(s.scaling, DynamicNTK) for s in done.after.specs.values()):
         raise ValueError(
             f"{done.method} has another table for every length of text: fine-tune with ntk and a factor"

@@ -18,21 +18,22 @@ class Recipe:
     """A fine-tuning. The defaults are the paper's where it has one (Appendix C.2).
 
     method, parameters: of the registry, on top of the model's own rotary embedding; None: its own tables
-    stay. length: tokens of a sequence. steps: updates of the weights. batch: sequences that one process
-    holds at a time. accumulation: of how many such batches a process makes one update. learning_rate,
-    weight_decay, max_grad_norm: of AdamW and before it; biases and norms do not decay. warmup: share of the
-    steps in which the rate rises from 0. schedule: what follows: linear or cosine to 0, or constant. tuning:
-    full, or LoRA of rank ``lora_rank`` and scale ``lora_alpha`` on every linear layer but the head, on 4-bit
-    weights for qlora. precision: of the arithmetic; with bf16, trained weights stay float32. chunk:
-    positions whose logits are there at a time. checkpointing: layers are computed again in the backward.
-    attention: an implementation of transformers, None for its choice. seed: of the order of the chunks, of
-    dropout and of LoRA.
+    stay. replace_scaling: in the place of a scaling that the model has. length: tokens of a sequence.
+    steps: updates of the weights. batch: sequences that one process holds at a time. accumulation: of how
+    many such batches a process makes one update. learning_rate, weight_decay, max_grad_norm: of AdamW and
+    before it; biases and norms do not decay. warmup: share of the steps in which the rate rises from 0.
+    schedule: what follows: linear or cosine to 0, or constant. tuning: full, or LoRA of rank ``lora_rank``
+    and scale ``lora_alpha`` on every linear layer but the head, on 4-bit weights for qlora. precision: of
+    the arithmetic; with bf16, trained weights stay float32. chunk: positions whose logits are there at a
+    time. checkpointing: layers are computed again in the backward. attention: an implementation of
+    transformers, None for its choice. seed: of the order of the chunks, of dropout and of LoRA.
     """
 
     length: int
     steps: int
     method: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    replace_scaling: bool = False
     batch: int = 1
     accumulation: int = 1
     learning_rate: float = 2e-5

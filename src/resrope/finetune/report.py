@@ -9,10 +9,8 @@ from typing import Any
 from resrope.page import Grid, Page
 from resrope.pictures import figure, png, title
 
-_CAPTION = {
-    "loss.png": "Left: the loss of every update (nats a token) and its mean over a tenth of the run. "
-    "Right: perplexity of held-out sequences of the training length."
-}
+_LOSS = "The loss of every update (nats a token) and its mean over a tenth of the run."
+_HELD_OUT = " Right: perplexity of held-out sequences of the training length."
 
 
 def looks(record: Mapping[str, Any]) -> dict[int, float]:
@@ -42,7 +40,7 @@ def report_files(record: Mapping[str, Any], command: str) -> dict[str, bytes | s
         heading=f"{record['model']} fine-tuned with {title(record['method'])}",
         facts=_facts(record),
         grids=grids(record),
-        captions=_CAPTION,
+        captions={"loss.png": _LOSS + (_HELD_OUT if looks(record) else "")},
         made_by=command,
     )
     return {
@@ -90,19 +88,18 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
 
 
 def _drawn(record: Mapping[str, Any]) -> Any:
-    made, axes = figure(1, 2, width=5.2)
-    left, right = axes[0]
-    curve = losses(record)
+    curve, held_out = losses(record), looks(record)
+    made, axes = figure(1, 2 if held_out else 1, width=5.2)
     steps, values = list(curve), list(curve.values())
-    left.plot(steps, values, color="#9aa5b1", linewidth=0.8)
     width = max(1, len(values) // 10)
     means = [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
-    left.plot(steps, means, color="#31688e", linewidth=2.0)
-    left.set_ylabel("loss (nats a token)")
-    found = looks(record)
-    right.plot(list(found), list(found.values()), color="#d1495b", marker="o")
-    right.set_ylabel("held-out perplexity")
-    for axis in (left, right):
+    axes[0, 0].plot(steps, values, color="#9aa5b1", linewidth=0.8)
+    axes[0, 0].plot(steps, means, color="#31688e", linewidth=2.0)
+    axes[0, 0].set_ylabel("loss (nats a token)")
+    if held_out:
+        axes[0, 1].plot(list(held_out), list(held_out.values()), color="#d1495b", marker="o")
+        axes[0, 1].set_ylabel("held-out perplexity")
+    for axis in axes.flat:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     return made
