@@ -11,12 +11,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from resrope.finetune.recipe import Recipe
+from resrope.finetune.sharding import check_launch
 from resrope.models.verify import verify
 
 ROOT = Path(__file__).parents[2]
 RUN = """finetune {model} {out} --method resonance-yarn --factor 4 --text {text} --held-out {held} --length 64
 --chunk 16 --steps 4 --save-every 2 --evaluate-every 4 --looks 2 --learning-rate 1e-2 --warmup 0.25 --cpu
 --cache {cache} --accumulation {accumulation}"""
+
+# Every process kills itself after the third step.
+KILLED = """
+import os, signal
+from resrope.cli import main
+from resrope.finetune.trainer import EndEvaluated
+def on_step_end(self, args, state, control, **kwargs):
+    if state.global_step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+EndEvaluated.on_step_end = on_step_end
+main()
+"""
 
 
 def command(folder, out, accumulation):
@@ -39,27 +53,36 @@ def one(folder):
     return folder / "one"
 
 
-def run(words, **environment):
+def started(words, **environment):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
+
+
+def run(words, **environment):
+    done = started(words, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
 
-def launched(folder, name, config, *more, **environment):
+def killed(folder, name, config, **environment):
+    """As ``launched``, killed after the third step, whose checkpoint is that of the second."""
+    (folder / "killed.py").write_text(KILLED)
+    done = started(
+        [*launch(config), str(folder / "killed.py"), *command(folder, folder / name, 1)], **environment
+    )
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr, done.stderr[-3000:]
+    assert [p.name for p in (folder / name).glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def launch(config):
     """Two processes of this machine's CPUs."""
-    launch = ["accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml"]
-    count = ["--num_processes", "2"]
-    words = [
-        sys.executable,
-        "-m",
-        *launch,
-        *count,
-        "-m",
-        "resrope",
-        *command(folder, folder / name, 1),
-        *more,
-    ]
+    words = ["accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml"]
+    return [sys.executable, "-m", *words, "--num_processes", "2"]
+
+
+def launched(folder, name, config, *more, **environment):
+    words = [*launch(config), "-m", "resrope", *command(folder, folder / name, 1), *more]
     said = run(words, **environment)
     assert said.count("steps 4 × sequences 2 (processes 2 × batch 1 × accumulation 1)") == 1
     return folder / name
@@ -85,6 +108,7 @@ def test_copies(folder, one):
 
 
 def test_fsdp(folder, one):
+    killed(folder, "fsdp", "fsdp")
     close(launched(folder, "fsdp", "fsdp"), one, "FSDP")
 
 
@@ -102,5 +126,17 @@ def test_fsdp_in_bfloat16_does_not_round_the_loss(folder):
 def test_zero3_offload(folder, one):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja
     compiled = str(ROOT / "runs" / "extensions")
-    out = launched(folder, "zero3", "zero3-offload", PATH=path, TORCH_EXTENSIONS_DIR=compiled)
-    close(out, one, "DeepSpeed ZeRO-3")
+    where = {"PATH": path, "TORCH_EXTENSIONS_DIR": compiled}
+    killed(folder, "zero3", "zero3-offload", **where)
+    close(launched(folder, "zero3", "zero3-offload", **where), one, "DeepSpeed ZeRO-3")
+    out = launched(folder, "zero3-bf16", "zero3-offload", "--precision", "bf16", **where)
+    saved = load_file(out / "model" / "model.safetensors")
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in saved.values())  # not the rounded copy
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_weights_of_4_bits_are_not_split(kind, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(ValueError, match=rf"copies of the model .*copies.yaml\), got {kind}"):
+        check_launch(Recipe(length=512, steps=1, tuning="qlora"))
+    check_launch(Recipe(length=512, steps=1, tuning="lora"))

@@ -131,6 +131,29 @@ def test_killed_anywhere_it_ends_with_the_same_bits(job, tmp_path):
     assert [start["from_step"] for start in record["starts"]] == [0, 2, 2, 6, 6]
 
 
+def test_killed_in_lora_it_ends_with_the_same_bits(job, tmp_path):
+    import pickle
+
+    job = replace(job, recipe=replace(RECIPE, tuning="lora", lora_rank=4, steps=4))
+    whole = finetune(job)
+    killed = replace(job, out=tmp_path / "killed")
+    (tmp_path / "job").write_bytes(pickle.dumps((killed, "step")))
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "job")], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert history(finetune(killed)) == history(whole)
+    mine, theirs = (load_file(o / "adapter" / "adapter_model.safetensors") for o in (killed.out, job.out))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_copies_hold_their_gradients_once(job, letters):
+    from resrope.finetune.opened import open_model
+    from resrope.finetune.trainer import LongTrainer, arguments
+
+    model, _ = open_model(letters, RECIPE)
+    args = arguments(RECIPE, job.out, Rhythm(), held_out=False, resumed=False, cpu=True)
+    assert LongTrainer(model=model, args=args).accelerator.ddp_handler.gradient_as_bucket_view
+
+
 def test_loggers_that_are_not_there():
     with pytest.raises(ValueError, match="report_to must be one of tensorboard, wandb, mlflow, got 'paper'"):
         Rhythm(report_to=("paper",))

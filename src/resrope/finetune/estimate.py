@@ -40,12 +40,18 @@ class Estimate:
     layer: int
     flops: int
 
-    def peak(self, accumulation: int = 1, shards: int = 1) -> int:
-        """Bytes at the peak. shards: processes over which weights, gradients and moments are split; each then
-        holds two whole layers at a time, the one at work and the next."""
-        if shards == 1:
+    def peak(self, accumulation: int = 1, processes: int = 1, *, sharded: bool = False) -> int:
+        """Bytes at the peak.
+
+        Processes that are copies hold the gradients in the buckets that they exchange, from step to step, and
+        those of an accumulation beside them. sharded: weights, gradients and moments are split over the
+        processes; each then holds two whole layers at a time, the one at work and the next.
+        """
+        if processes == 1:
             return self.moments + (self.alone if accumulation == 1 else self.added)
-        split = (self.weights + self.gradients + self.moments) // shards
+        if not sharded:
+            return self.moments + self.added + (0 if accumulation == 1 else self.gradients)
+        split = (self.weights + self.gradients + self.moments) // processes
         return split + 2 * self.layer + self.activations
 
     @property
@@ -65,7 +71,7 @@ def estimate(config: Any, recipe: Recipe) -> Estimate:
     with FakeTensorMode(), _quietly():
         _materialise(model)
         held = {*model.parameters(), *model.buffers()}
-        weights = sum(t.nbytes for t in held)
+        weights = _held(model, recipe)
         with _Live(held) as live:
             ids = torch.zeros((recipe.batch, recipe.length), dtype=torch.int64)
             _step(model, ids, recipe)
@@ -76,7 +82,7 @@ def estimate(config: Any, recipe: Recipe) -> Estimate:
     saved = _saved_by_four_bits(model) if recipe.tuning == "qlora" else 0
     trained = [p for p in model.parameters() if p.requires_grad]
     return Estimate(
-        weights=weights - saved,
+        weights=weights,
         gradients=sum(p.nbytes for p in trained),
         moments=sum(2 * p.numel() * torch.float32.itemsize for p in trained),
         alone=alone - saved,
@@ -84,6 +90,17 @@ def estimate(config: Any, recipe: Recipe) -> Estimate:
         layer=_largest_layer(model),
         flops=counter.get_total_flops(),
     )
+
+
+def loaded(config: Any, recipe: Recipe) -> int:
+    """Bytes of all weights as a process loads them."""
+    with _quietly(), torch.device("meta"):
+        return _held(_model(config, recipe), recipe)
+
+
+def _held(model: Any, recipe: Recipe) -> int:
+    saved = _saved_by_four_bits(model) if recipe.tuning == "qlora" else 0
+    return int(sum(t.nbytes for t in {*model.parameters(), *model.buffers()})) - saved
 
 
 def _model(config: Any, recipe: Recipe) -> Any:
@@ -100,6 +117,10 @@ def _model(config: Any, recipe: Recipe) -> Any:
         checkpointing.enable(model)
     if recipe.tuning != "full":
         model = with_lora(model, replace(recipe, tuning="lora"))
+    if recipe.tuning == "qlora":  # what is not of 4 bits becomes float32
+        whole = {id(weight) for weight in _of_four_bits(model)}
+        for one in model.parameters():
+            one.data = one.data if id(one) in whole else one.data.float()
     return model.train()
 
 
@@ -179,12 +200,16 @@ def _attention(products: int, query: Any, key: Any) -> int:
 
 def _saved_by_four_bits(model: Any) -> int:
     """Bytes by which NF4 with double quantisation (QLoRA, Section 3) is smaller: 4.127 bits a weight."""
-    frozen = [
+    return sum(w.nbytes - round(w.numel() * 4.127 / 8) for w in _of_four_bits(model))
+
+
+def _of_four_bits(model: Any) -> list[torch.Tensor]:
+    """The weights that qlora holds in 4 bits."""
+    return [
         m.weight
         for name, m in model.named_modules()
         if isinstance(m, torch.nn.Linear) and not m.weight.requires_grad and not _is_own(name, m)
     ]
-    return sum(w.nbytes - round(w.numel() * 4.127 / 8) for w in frozen)
 
 
 def _is_own(name: str, module: Any) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resrope.finetune.estimate import Estimate, estimate
+from resrope.finetune.estimate import Estimate, estimate, loaded
 from resrope.finetune.recipe import TUNINGS, Recipe
 from resrope.longtext.memory import available, gib
 from resrope.models.source import check_there
@@ -39,22 +39,27 @@ def config_of(path: str | Path) -> Any:
         raise ValueError(f"{path}: no config can be read: {' '.join(str(error).split()):.200}") from None
 
 
-def check_fits(path: str | Path, recipe: Recipe, *, processes: int, shards: int, cpu: bool) -> None:
+def check_fits(
+    path: str | Path, recipe: Recipe, *, cpu: bool, processes: int = 1, here: int = 1, sharded: bool = False
+) -> None:
     """Raise ValueError, with what would fit, when a step does not fit into the memory that is free.
 
-    processes: of this machine, which share its main memory. shards: over which the weights are split.
+    processes: of all machines; sharded: the weights are split over them. here: of this machine, which share
+    its main memory.
     """
     free = available(torch.device("cpu" if cpu else "cuda" if torch.cuda.is_available() else "cpu"))
-    free = (free // processes if cpu else free) - BESIDE
+    free = (free // here if cpu else free) - BESIDE
     config = config_of(path)
-    wanted = estimate(config, recipe).peak(recipe.accumulation, shards)
+
+    def peak(recipe: Recipe) -> int:
+        return estimate(config, recipe).peak(recipe.accumulation, processes, sharded=sharded)
+
+    wanted = peak(recipe)
     if wanted <= free:
         return
-    others = (
-        (words, estimate(config, other).peak(other.accumulation, shards)) for words, other in _smaller(recipe)
-    )
-    fitting = [f"{words} ({gib(peak)})" for words, peak in others if peak <= free]
-    shorter = _longest(config, recipe, shards, free)
+    others = ((words, peak(other)) for words, other in _smaller(recipe))
+    fitting = [f"{words} ({gib(bytes)})" for words, bytes in others if bytes <= free]
+    shorter = _longest(peak, recipe, free)
     fitting += [f"--length {shorter}"] if shorter else []
     raise ValueError(
         f"a step needs about {gib(wanted)}, {gib(free)} are free: "
@@ -74,10 +79,28 @@ def _smaller(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
         yield "--tuning lora", replace(recipe, tuning="lora")
 
 
-def _longest(config: Any, recipe: Recipe, shards: int, free: int) -> int:
+def check_main_memory(path: str | Path, recipe: Recipe, *, here: int) -> None:
+    """Raise ValueError when main memory does not hold what lies there before and after the steps: all weights
+    in each of the ``here`` processes of this machine, and at the end those that LoRA is added to."""
+    free = available(torch.device("cpu")) - BESIDE
+    config = config_of(path)
+    each = loaded(config, recipe)
+    if here * each > free:
+        raise ValueError(
+            f"processes of this machine load {here} × {gib(each)} into main memory, {gib(free)} are free: "
+            f"{free // each or 'none'} would fit"
+        )
+    merged = 0 if recipe.tuning == "full" else loaded(config, replace(recipe, tuning="full"))
+    if merged > free:
+        raise ValueError(
+            f"LoRA is added to weights of {gib(merged)} in main memory at the end, {gib(free)} are free"
+        )
+
+
+def _longest(peak: Callable[[Recipe], int], recipe: Recipe, free: int) -> int:
     """The longest multiple of 512 tokens that fits, 0 where none does; memory grows in proportion to it."""
     short = replace(recipe, length=max(_STEP, recipe.chunk))
-    low, high = (estimate(config, r).peak(r.accumulation, shards) for r in (short, recipe))
+    low, high = peak(short), peak(recipe)
     if low > free or recipe.length <= short.length:
         return 0
     slope = (high - low) / (recipe.length - short.length)
@@ -130,7 +153,7 @@ def grid(path: str | Path, recipe: Recipe, found: list[Row], free: int) -> Grid:
 
 def _cells(row: Row, recipe: Recipe, free: int) -> list[str]:
     made = row.estimate
-    peaks = [made.peak(recipe.accumulation, shards) for shards in SHARDS]
+    peaks = [made.peak(recipe.accumulation, n, sharded=True) for n in SHARDS]
     return [
         row.tuning + ("" if row.checkpointing else ", no checkpointing"),
         *(f"{n / 2**30:.2f}" for n in (made.weights, made.gradients + made.moments, made.activations)),

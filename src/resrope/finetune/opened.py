@@ -40,14 +40,15 @@ def placed(model: Any, recipe: Recipe) -> Extension:
     return done
 
 
-def open_model(path: str | Path, recipe: Recipe) -> tuple[Any, Extension]:
+def open_model(path: str | Path, recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Any, Extension]:
     """The model that is trained: exact phases, checkpointing and LoRA where asked for, its loss in
     chunks; in training mode.
 
-    Fully trained weights are float32; frozen ones have the precision of the arithmetic, with qlora 4 bits.
-    Raises ValueError, OSError, and ImportError without an extra.
+    device: where weights of 4 bits are made, which do not move later. Fully trained weights are float32;
+    frozen ones have the precision of the arithmetic, with qlora 4 bits. Raises ValueError, OSError, and
+    ImportError without an extra.
     """
-    model: Any = load(path, dtype=dtype_of(recipe), exact=False, model_kwargs=_loading(recipe))
+    model: Any = load(path, dtype=dtype_of(recipe), exact=False, model_kwargs=_loading(recipe, device))
     keep_trainable(model)
     done = placed(model, recipe)
     put(model, done, exact=True)
@@ -68,6 +69,8 @@ def dtype_of(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if frozen else torch.float32
 
 
-def _loading(recipe: Recipe) -> dict[str, Any]:
+def _loading(recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
     """What transformers' loader is told beside the dtype."""
-    return {"quantization_config": four_bits(dtype_of(recipe))} if recipe.tuning == "qlora" else {}
+    if recipe.tuning != "qlora":
+        return {}
+    return {"quantization_config": four_bits(dtype_of(recipe)), "device_map": {"": str(device)}}

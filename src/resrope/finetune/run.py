@@ -26,12 +26,12 @@ import torch
 
 from resrope.files import atomic_write
 from resrope.finetune.chunks import Chunks, Progress, prepare
-from resrope.finetune.fits import check_fits, config_of
+from resrope.finetune.fits import check_fits, check_main_memory, config_of
 from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
-from resrope.finetune.sharding import kind, launched_for
+from resrope.finetune.sharding import check_launch, kind, launched_for
 from resrope.finetune.trainer import (
     EndEvaluated,
     LongTrainer,
@@ -124,6 +124,7 @@ def finetune(
     """
     from accelerate import PartialState
 
+    check_launch(job.recipe)
     job = replace(job, cpu=job.cpu or not _accelerated())
     state = PartialState(cpu=job.cpu, timeout=_PATIENCE)
     tokenizer = tokenizer_of(job.model)
@@ -139,7 +140,7 @@ def finetune(
     _check_memory(job, state.num_processes)
     if job.cpu:
         give_back()
-    model, done = open_model(job.model, job.recipe)
+    model, done = open_model(job.model, job.recipe, state.device)
     _check_vocabulary(model, texts)
     last = last_complete(job.out)
     args = arguments(
@@ -162,12 +163,12 @@ def finetune(
 
 
 def _check_memory(job: Job, processes: int) -> None:
-    """Before anything is loaded. ZeRO-3 puts what it likes elsewhere, and is left to itself."""
-    if launched_for("DEEPSPEED"):
-        return
-    shards = processes if launched_for("FSDP") else 1
+    """Before anything is loaded. What ZeRO-3 holds where in a step is left to itself."""
+    sharded = launched_for("FSDP")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-    check_fits(job.model, job.recipe, processes=here, shards=shards, cpu=job.cpu)
+    if not launched_for("DEEPSPEED"):
+        check_fits(job.model, job.recipe, cpu=job.cpu, processes=processes, here=here, sharded=sharded)
+    check_main_memory(job.model, job.recipe, here=here)
 
 
 # For which processes wait while the main one cuts texts or saves.

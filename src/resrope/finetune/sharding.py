@@ -12,6 +12,8 @@ from accelerate import DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from resrope.finetune.recipe import Recipe
+
 
 @contextmanager
 def sharding_on_cpus() -> Iterator[None]:
@@ -48,6 +50,16 @@ def launched_for(kind: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{kind}", "false") == "true"
 
 
+def check_launch(recipe: Recipe) -> None:
+    """Raise ValueError for weights of 4 bits that a launcher would have split: nothing here splits them."""
+    split = next((k for k in ("FSDP", "DEEPSPEED") if launched_for(k)), None)
+    if recipe.tuning == "qlora" and split is not None:
+        raise ValueError(
+            f"qlora must be launched with copies of the model (recipes/accelerate/copies.yaml), got {split}: "
+            "weights of 4 bits are not split"
+        )
+
+
 def kind(trainer: Any) -> str:
     """How the processes of a run share it: ``one process``, ``copies``, ``FSDP`` or ``DeepSpeed ZeRO-3``."""
     state = trainer.accelerator.state
@@ -59,9 +71,19 @@ def kind(trainer: Any) -> str:
 
 
 def whole_weights(trainer: Any) -> dict[str, Any]:
-    """All weights of the trained model by name, on the main process; every process must call it."""
+    """All weights of the trained model by name, on the main process; every process must call it.
+
+    DeepSpeed in bfloat16 trains float32 weights and computes with rounded copies: the first are meant.
+    """
     accelerator = trainer.accelerator
     if getattr(accelerator.state, "fsdp_plugin", None) is not None:
         accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     made: dict[str, Any] = accelerator.get_state_dict(trainer.model_wrapped)
+    if accelerator.state.deepspeed_plugin is not None:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, weight in accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
+            whole = safe_get_full_fp32_param(weight) if weight.requires_grad else None
+            if whole is not None and accelerator.is_main_process:
+                made[name] = whole.to("cpu", copy=True).view(weight.ds_shape)
     return made

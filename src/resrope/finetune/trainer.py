@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import DistributedDataParallelKwargs, PartialState
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -92,6 +92,14 @@ class LongTrainer(Trainer):
         """transformers' own, with FSDP on CPUs too."""
         with sharding_on_cpus():
             super().create_accelerator_and_postprocess()
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """transformers' own; copies of a model hold their gradients once, in the buckets they exchange."""
+        made: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        for one in made["kwargs_handlers"]:
+            if isinstance(one, DistributedDataParallelKwargs):
+                one.gradient_as_bucket_view = True
+        return made
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' own, with the clock of ``log`` set."""
