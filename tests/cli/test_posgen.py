@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,34 @@ def output(capsys, *arguments):
     out, err = capsys.readouterr()
     assert (caught.value.code, err) == (0, "")
     return out
+
+
+def test_rules(capsys):
+    asked = ["posgen", "rules", "--task", "cot,semi-recursive", "--h", "sum", "--set", "test_length=128"]
+    table = output(capsys, *asked)
+    assert "positions 64 – 127" in table
+    assert re.search(r"Semi-recursive, sum +52.9", table)
+    told = json.loads(output(capsys, *asked, "--json"))
+    assert [(one["task"], one["far_dependent"]) for one in told] == [
+        ("cot", False),
+        ("semi-recursive", False),
+    ]
+    assert told[1]["windows"]["16"] == pytest.approx(0.765, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--h", "median"], "h must be one of sum, latin, product, lookup, bit, got 'median'"),
+        (["--task", "induction"], "task must be one of recursive, cot, semi-recursive, got 'induction'"),
+        (["--h", "product", "--set", "modulus=15"], "h = product must have a prime modulus, got 15"),
+    ],
+)
+def test_rules_of_what_there_is_not(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["posgen", "rules", *words])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_generate(capsys, tmp_path):

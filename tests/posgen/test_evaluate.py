@@ -41,11 +41,13 @@ def test_errors_are_counted_where_they_are():
     found = accuracies(seen, TASK, 10)
     assert found["in_distribution"] == pytest.approx(5 / 6)
     assert found["ood"] == pytest.approx(9 / 10)
-    # l = 5 is odd: the pointer stood still, the shortcut solves it; l = 12 needs the far token.
-    assert found["in_distribution_shortcut"] == pytest.approx(2 / 3)
-    assert found["in_distribution_far"] == 1.0
-    assert found["ood_shortcut"] == 1.0
-    assert found["ood_far"] == pytest.approx(4 / 5)
+    # l = 5 is odd: the pointer stood still, a rule on four tokens gives it, as at 4, 6, 7, 9; x_12 follows
+    # from the last eight tokens alone.
+    assert found["in_distribution_near"] == pytest.approx(4 / 5)
+    assert found["in_distribution_chained"] == 1.0
+    assert found["ood_near"] == 1.0
+    assert found["ood_chained"] == pytest.approx(4 / 5)
+    assert found["ood_far"] is None
 
 
 def test_teacher_forcing_forgives_what_free_running_does_not():
@@ -65,7 +67,7 @@ def test_regions_partition_the_generated_positions():
         assert masks["in_distribution"].sum() == 60
         assert masks["ood"].sum() == 192
         for region in ("in_distribution", "ood"):
-            parts = masks[f"{region}_shortcut"].astype(int) + masks[f"{region}_far"]
+            parts = sum(masks[f"{region}_{kind}"].astype(int) for kind in ("near", "chained", "far"))
             assert np.array_equal(parts, masks[region].astype(int))
     assert (
         accuracies(evaluate(Oracle(TASK), TABLE, TABLE, TOKENS, 4), Task(name="cot"), 10)["ood_far"] is None

@@ -76,7 +76,8 @@ def test_override_lands_and_leaves_the_preset_alone():
         ({"train_length": 4}, r"train_length must be > j \+ k = 4, got 4"),
         ({"schedule": "linear"}, "schedule must be one of one-cycle, constant, got 'linear'"),
         ({"dropout": "much"}, "dropout must be a finite number"),
-        ({"h": "product"}, "h must be"),
+        ({"h": "median"}, "h must be one of sum, latin"),
+        ({"h": "product", "modulus": 15}, "h = product must have a prime modulus"),
         ({"warmup": 1}, "warmup must be < 1"),
     ],
 )

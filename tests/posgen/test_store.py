@@ -48,7 +48,7 @@ def test_tokens_wider_than_a_byte(tmp_path):
 def test_manifest_says_what_is_there(tmp_path, splits):
     write_splits(tmp_path, TASK, splits, seed=1, version="1.2")
     manifest = read_manifest(tmp_path)
-    settings = {"name": "semi-recursive", "j": 1, "k": 3, "modulus": 17, "h": "sum"}
+    settings = {"name": "semi-recursive", "j": 1, "k": 3, "modulus": 17, "h": "sum", "h_seed": 0}
     assert (manifest["task"], manifest["seed"], manifest["resrope"]) == (settings, 1, "1.2")
     for name, tokens in splits.by_name().items():
         stored = (tmp_path / f"{name}.parquet").read_bytes()

@@ -1,4 +1,4 @@
-"""`resrope posgen`: generate, show, run, report."""
+"""`resrope posgen`: generate, show, rules, run, report."""
 
 from __future__ import annotations
 
@@ -98,6 +98,45 @@ def show(
         out.print()
     if plot is not None:
         out.print(f"picture: {plot}", highlight=False)
+
+
+@posgen.command()
+def rules(
+    tasks: _Tasks = None,
+    functions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--h", help="sum, latin, product, lookup, bit; again or with commas.  [default: all of them]"
+        ),
+    ] = None,
+    changes: _Set = None,
+    json_output: _Json = False,
+) -> None:
+    """What rules on the last tokens score without finding any token by its position, task by task.
+
+    Derived where h can be solved for its arguments, counted over all front tokens where not.
+
+    Example: `resrope posgen rules --task cot,semi-recursive --h sum,bit`
+
+    Example: `resrope posgen rules --h sum --set modulus=19 --set test_length=1024`
+    """
+    from resrope.cli.output import print_grid, print_json
+    from resrope.posgen.functions import FUNCTIONS
+    from resrope.posgen.presets import preset
+    from resrope.posgen.rules import grid, rules, to_dict
+    from resrope.posgen.tasks import TASKS
+
+    settings = preset("paper").override(assignments(changes or []))
+    asked = [
+        settings.override({"h": h}).task(name)
+        for h in (FUNCTIONS if functions is None else names("--h", functions))
+        for name in (TASKS if tasks is None else names("--task", tasks))
+    ]
+    found = [rules(task, settings.train_length, settings.test_length) for task in asked]
+    if json_output:
+        print_json([to_dict(one) for one in found])
+    else:
+        print_grid(grid(found, settings.train_length, settings.test_length))
 
 
 @posgen.command()

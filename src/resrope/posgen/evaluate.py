@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from resrope.posgen.locality import kinds
 from resrope.posgen.model import Decoder
-from resrope.posgen.shortcut import needs_far_token
 from resrope.posgen.tasks import Task
 
 _ROWS = 50  # sequences a forward pass: enough to fill the cores, small enough to stay in the cache
@@ -72,10 +72,9 @@ def regions(task: Task, train_length: int, test_length: int) -> dict[str, NDArra
     """The positions that each reported accuracy counts, as masks over [0, test_length).
 
     in_distribution: j+k <= l < train_length; ood: train_length <= l < test_length, the paper's measure;
-    each also split into positions that a local shortcut solves and positions that need the far token.
+    each also split by the ``kinds`` of positions: near, chained, far.
     """
     position = np.arange(test_length)
-    far = needs_far_token(task, test_length)
     whole = {
         "in_distribution": (position >= task.prefix_length) & (position < train_length),
         "ood": position >= train_length,
@@ -83,7 +82,7 @@ def regions(task: Task, train_length: int, test_length: int) -> dict[str, NDArra
     split = {
         f"{name}_{kind}": mask & chosen
         for name, mask in whole.items()
-        for kind, chosen in (("shortcut", ~far), ("far", far))
+        for kind, chosen in kinds(task, test_length).items()
     }
     return whole | split
 

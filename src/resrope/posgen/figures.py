@@ -10,6 +10,7 @@ import numpy as np
 from resrope.pictures import figure as new_figure
 from resrope.pictures import png, style
 from resrope.posgen.evaluate import regions
+from resrope.posgen.locality import KINDS
 from resrope.posgen.presets import Settings
 from resrope.posgen.report import cells_of
 from resrope.posgen.tables import title
@@ -52,7 +53,7 @@ def _training(summary: dict[str, Any], records: list[Record]) -> Any:
 def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
     """Accuracy at every position of the test sequences, last checkpoint, mean over seeds.
 
-    Positions that need the far token are drawn apart, dotted: on one line the two kinds would alternate.
+    The kinds of positions are drawn apart: on one line they would alternate.
     """
     tasks, settings = summary["tasks"], Settings(**summary["settings"])
     figure, axes = new_figure(len(tasks), 1)
@@ -60,22 +61,25 @@ def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
     for row, task in enumerate(tasks):
         axis = axes[row][0]
         masks = regions(settings.task(task), settings.train_length, settings.test_length)
-        local = np.flatnonzero(masks["in_distribution_shortcut"] | masks["ood_shortcut"])
-        far = np.flatnonzero(masks["in_distribution_far"] | masks["ood_far"])
+        near, *others = (
+            np.flatnonzero(masks[f"in_distribution_{kind}"] | masks[f"ood_{kind}"]) for kind in KINDS
+        )
         for method in summary["methods"]:
             cells = list(cells_of(records, task, method).values())
             if not cells:
                 continue
             mean = np.mean([np.array(_last(r)) for r in cells], axis=0)
-            axis.plot(local, mean[local], **{**style(method), "linewidth": 1.0})
-            axis.plot(far, mean[far], ".", color=style(method)["color"], markersize=3, alpha=0.5)
+            axis.plot(near, mean[near], **{**style(method), "linewidth": 1.0})
+            for positions, marker in zip(others, "x.", strict=True):
+                look = {"color": style(method)["color"], "markersize": 3, "alpha": 0.5}
+                axis.plot(positions, mean[positions], marker, **look)
         axis.axvline(settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
         axis.text(settings.train_length + 1, 12, "never trained →", fontsize=8, color="0.35")
         axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
         axis.set_ylim(0, 102)
         axis.set_title(title(task), fontsize=10)
         axis.set_ylabel("accuracy (%)")
-    axes[-1][0].set_xlabel("position (dots: positions that need the far token)")
+    axes[-1][0].set_xlabel("position (lines: near; crosses: chained; dots: far)")
     axes[0][0].legend(fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0))
     return figure
 

@@ -16,7 +16,8 @@ _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
     "can rise and fall again: a single checkpoint misleads.",
     "positions.png": "Accuracy at every position of the test sequences, last step. Lines: positions that a "
-    "local rule solves; dots: positions that need the far token; grey: chance.",
+    "rule on the last j+k+1 tokens solves; crosses: a longer rule does; dots: the far token must be found; "
+    "grey: chance.",
 }
 
 

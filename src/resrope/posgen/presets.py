@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from resrope.posgen.model import ModelConfig
 from resrope.posgen.splits import check_sizes
-from resrope.posgen.tasks import FUNCTIONS, TASKS, Task
+from resrope.posgen.tasks import TASKS, Task
 from resrope.spec import RopeSpec, check, method
 
 # The four embeddings of Table 1, in its order.
@@ -21,22 +21,22 @@ METHODS = tuple(prefix + name for name in _PLAIN_METHODS for prefix in ("", "res
 class Settings:
     """One setting of the benchmark; the defaults are the paper's (Section 6.1.1, Appendix C.1).
 
-    Data: h = sum mod `modulus` of j + k tokens; rows per split; lengths in tokens. Prefixes are
-    redrawn for every seed, and shared by all methods at one seed.
-    Model: see ModelConfig. Training: AdamW; "one-cycle" is a cosine with `warmup` (share of all steps)
-    as in the authors' code, "constant" no schedule. Loss and accuracy count generated tokens only.
-    Embedding: `factor` is s; `original_length` is L, train_length where it is None (the authors' code: 257);
-    YaRN's ramp as in ``resrope.Yarn`` with the beta_fast = 2 the authors tuned for this benchmark;
-    without `scale_in_training` the scaling comes in at test time only (as in the authors' code).
-    Looking: `looks` evaluations along training (at most one a step) on the first `look_rows` validation
-    sequences (or all there are), the last at its end; the first `free_running_rows` test sequences are also
-    generated from their prefix alone.
+    Data: h of j + k tokens below `modulus` (`h_seed` of one drawn at random); rows per split; lengths in
+    tokens. Prefixes are redrawn for every seed, and shared by all methods at one seed. Model: see
+    ModelConfig. Training: AdamW; "one-cycle" is a cosine with `warmup` (share of all steps) as in the
+    authors' code, "constant" no schedule. Loss and accuracy count generated tokens only. Embedding: `factor`
+    is s; `original_length` is L, train_length where it is None (the authors' code: 257); YaRN's ramp as in
+    ``resrope.Yarn`` with the beta_fast = 2 the authors tuned for this benchmark; without `scale_in_training`
+    the scaling comes in at test time only (as in the authors' code). Looking: `looks` evaluations along
+    training (at most one a step) on the first `look_rows` validation sequences (or all there are), the last
+    at its end; the first `free_running_rows` test sequences are also generated from their prefix alone.
     """
 
     j: int = 1
     k: int = 3
     modulus: int = 17
     h: str = "sum"
+    h_seed: int = 0
     train_rows: int = 10_000
     validation_rows: int = 1_000
     test_rows: int = 1_000
@@ -101,7 +101,6 @@ class Settings:
         check.number("weight_decay", self.weight_decay, 0, "AdamW")
         check.number("dropout", self.dropout, 0, "share of activations set to 0")
         check.number("warmup", self.warmup, 0, "share of all steps")
-        check.one_of("h", self.h, tuple(FUNCTIONS))
         check.one_of("schedule", self.schedule, ("one-cycle", "constant"))
         if self.warmup >= 1:
             raise ValueError(f"warmup must be < 1 (share of all steps), got {self.warmup}")
@@ -131,7 +130,7 @@ class Settings:
 
     def task(self, name: str) -> Task:
         """The task called ``name`` with these j, k, modulus and h."""
-        return Task(name=name, j=self.j, k=self.k, modulus=self.modulus, h=self.h)
+        return Task(name=name, j=self.j, k=self.k, modulus=self.modulus, h=self.h, h_seed=self.h_seed)
 
     def training_spec(self, name: str) -> RopeSpec:
         """``spec``, or without ``scale_in_training`` the same with its scaling taken away."""

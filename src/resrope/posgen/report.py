@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from resrope.posgen.evaluate import regions
+import numpy as np
+
+from resrope.posgen.evaluate import Evaluation, accuracies, regions
+from resrope.posgen.locality import KINDS, local_accuracy, windows
 from resrope.posgen.presets import METHODS, Settings
 from resrope.posgen.record import Cell, read_records, read_run
-from resrope.posgen.shortcut import shortcut_accuracy
 from resrope.posgen.tasks import TASKS
 from resrope.stats import summarise
 
@@ -23,6 +25,9 @@ PAPER_TABLE_1: dict[str, dict[str, float]] = {
     "semi-recursive": {"rope": 17.96, "resonance-rope": 29.78, "yarn": 33.70, "resonance-yarn": 48.46},
 }
 CHECKPOINTS = ("last", "best")
+REGIONS = tuple(
+    region + kind for region in ("in_distribution", "ood") for kind in ("", *(f"_{k}" for k in KINDS))
+)
 
 
 def summarise_run(out: Path) -> tuple[dict[str, Any], list[Record]]:
@@ -47,9 +52,9 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
         "methods": methods,
         "seeds": sorted({r["cell"]["seed"] for r in records}),
         "embedding": embedding_used(settings),
-        "shortcut_only": {task: _shortcut_only(settings, task) for task in tasks},
-        "accuracy": {task: {m: _accuracies(records, task, m) for m in methods} for task in tasks},
-        "resonance_effect": {task: _effects(records, task, methods) for task in tasks},
+        "rules_alone": {task: rules_alone(settings, task) for task in tasks},
+        "accuracy": {task: {m: _accuracies(settings, records, task, m) for m in methods} for task in tasks},
+        "resonance_effect": {task: _effects(settings, records, task, methods) for task in tasks},
         "paper": PAPER_TABLE_1 if _is_the_papers_task(settings) else {},
         "seconds": {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records},
         "made": sorted({_machine(r) for r in records}),
@@ -93,45 +98,49 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
     return asdict(summary) if summary else None
 
 
-def _accuracies(records: list[Record], task: str, method: str) -> dict[str, Any]:
-    """Per checkpoint and region, over seeds."""
+def _accuracies(settings: Settings, records: list[Record], task: str, method: str) -> dict[str, Any]:
+    """Per checkpoint and region, over seeds; counted anew from what was right at every position."""
     cells = cells_of(records, task, method).values()
-    names = [f"{region}{kind}" for region in ("in_distribution", "ood") for kind in ("", "_shortcut", "_far")]
     measured = {c: [r[c] for r in cells] for c in CHECKPOINTS}
     free = [r["last"]["free_running"] for r in cells if "free_running" in r["last"]]
     if free:
         measured["free_running"] = free
-    return {kind: {n: _summary([m[n] for m in rows]) for n in names} for kind, rows in measured.items()}
+    counted = {kind: [_counted(settings, task, part) for part in rows] for kind, rows in measured.items()}
+    return {kind: {n: _summary([c[n] for c in rows]) for n in REGIONS} for kind, rows in counted.items()}
 
 
-def _effects(records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:
+def _counted(settings: Settings, task: str, part: Record) -> dict[str, float | None]:
+    correct = np.array(part["correct_by_position"])
+    seen = Evaluation(rows=part["rows"], correct=correct, loss=np.full(len(correct), np.nan))
+    return accuracies(seen, settings.task(task), settings.train_length)
+
+
+def _effects(settings: Settings, records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:
     """OOD accuracy with Resonance minus without, paired by seed (same data, same initial weights)."""
     effects = {}
+
+    def ood(record: Record, checkpoint: str) -> float:
+        return _counted(settings, task, record[checkpoint])["ood"] or 0.0
+
     for plain in methods:
         without, resonant = cells_of(records, task, plain), cells_of(records, task, f"resonance-{plain}")
         seeds = sorted(without.keys() & resonant.keys())
         if seeds:
             effects[plain] = {
-                c: _summary([resonant[s][c]["ood"] - without[s][c]["ood"] for s in seeds])
-                for c in CHECKPOINTS
+                c: _summary([ood(resonant[s], c) - ood(without[s], c) for s in seeds]) for c in CHECKPOINTS
             }
     return effects
 
 
-def _shortcut_only(settings: Settings, task_name: str) -> dict[str, float]:
-    """What a model scores that knows the local shortcut and nothing else."""
+def rules_alone(settings: Settings, task_name: str) -> dict[str, dict[str, float | None]]:
+    """What a model scores in every region that knows the rules on so many last tokens and nothing else."""
     task = settings.task(task_name)
     masks = regions(task, settings.train_length, settings.test_length)
-    chance = 1 / settings.modulus
-
-    def score(region: str) -> float:
-        solved, far = masks[f"{region}_shortcut"].sum(), masks[f"{region}_far"].sum()
-        return float((solved + far * chance) / (solved + far))
-
-    return {
-        "in_distribution": shortcut_accuracy(task, settings.train_length),
-        "ood": score("ood"),
-    }
+    made = {}
+    for window in windows(task):
+        right = local_accuracy(task, settings.test_length, window)
+        made[str(window)] = {n: float(right[m].mean()) if m.any() else None for n, m in masks.items()}
+    return made
 
 
 def _machine(record: Record) -> str:

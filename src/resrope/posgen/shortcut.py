@@ -3,15 +3,12 @@
 Subtracting the equations of two neighbouring generated tokens cancels the sources they share:
 x_l − x_{l−1} = ΣS(l) − ΣS(l−1) mod m. The front tokens of S(l) and S(l−1) are the same wherever the
 pointer stood still, and what is left, x_l = 2·x_{l−1} − x_{l−1−k}, no longer names them. Accuracy
-at such positions says nothing about finding the far token.
+at such positions says nothing about finding the far token. Rules for other h, and longer ones: locality.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-
-import numpy as np
-import numpy.typing as npt
 
 from resrope.posgen.tasks import Task
 
@@ -34,21 +31,6 @@ def shortcut(task: Task, position: int) -> dict[int, int] | None:
     return rule if max(rule, default=0) <= task.prefix_length + 1 else None
 
 
-def needs_far_token(task: Task, length: int) -> npt.NDArray[np.bool_]:
-    """Where a model must find a token by its position: True where no local rule gives x_l.
-
-    Returns [length], False on the prefix. A local rule is one function of the last tokens that many
-    positions share: the shortcut, or the task's own equation where its sources stay within the last
-    j+k tokens (recursive). Never for recursive; l = j+k only for cot, whose equation there is that
-    of no later position; every step at which the pointer moves for semi-recursive.
-    Raises ValueError for h other than "sum".
-    """
-    far = np.zeros(length, dtype=np.bool_)
-    for position in range(task.prefix_length, length):
-        far[position] = shortcut(task, position) is None and not _stays_local(task, position)
-    return far
-
-
 def shortcut_accuracy(task: Task, length: int) -> float:
     """The accuracy, over generated positions, of a model that knows the shortcut and nothing else.
 
@@ -60,8 +42,3 @@ def shortcut_accuracy(task: Task, length: int) -> float:
     positions = range(task.prefix_length, length)
     solved = sum(shortcut(task, position) is not None for position in positions)
     return (solved + (len(positions) - solved) / task.modulus) / len(positions)
-
-
-def _stays_local(task: Task, position: int) -> bool:
-    """Whether the sources lie within the last j+k tokens here and, by the same rule, one step on."""
-    return all(at - min(task.sources(at)) <= task.prefix_length for at in (position, position + 1))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resrope.posgen.tasks import Task, Tokens, generate
+from resrope.posgen.functions import Tokens
+from resrope.posgen.tasks import Task, generate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resrope.files import atomic_write, beside
+from resrope.posgen.functions import Tokens
 from resrope.posgen.splits import Splits
-from resrope.posgen.tasks import Task, Tokens
+from resrope.posgen.tasks import Task
 
 MANIFEST = "manifest.json"
 
@@ -77,7 +79,7 @@ def _record(task: Task, splits: Splits, seed: int) -> dict[str, Any]:
     """What identifies a data set: equal records mean equal bits."""
     if not isinstance(task.h, str):
         raise ValueError(f"h must be a name to be stored, got the function {task.h!r}")
-    settings = {"name": task.name, "j": task.j, "k": task.k, "modulus": task.modulus, "h": task.h}
+    settings = asdict(task)
     entries = {
         name: {
             "rows": tokens.shape[0],
@@ -93,6 +95,7 @@ def _require_same(out: Path, record: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds exactly the recorded data, undamaged."""
     manifest = read_manifest(out)
     there = {key: manifest.get(key) for key in ("task", "seed", "splits")}
+    there["task"] = {"h_seed": 0, **(there["task"] or {})}  # folders from before it was there
     for entry in (there["splits"] or {}).values():
         entry.pop("file_sha256", None)
     different = [key for key in record if record[key] != there[key]]

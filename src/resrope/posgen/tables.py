@@ -6,6 +6,8 @@ from typing import Any
 
 from resrope.page import Grid
 from resrope.pictures import title as method_title
+from resrope.posgen.locality import KINDS
+from resrope.posgen.report import REGIONS
 
 TASK_TITLES = {"recursive": "Recursive", "cot": "CoT", "semi-recursive": "Semi-recursive"}
 
@@ -64,23 +66,25 @@ def _table_1(summary: dict[str, Any]) -> Grid:
 
 
 def _split(summary: dict[str, Any]) -> Grid:
-    """In distribution and beyond, each at positions with a shortcut and at those that need the far token."""
-    names = [f"{region}{kind}" for region in ("in_distribution", "ood") for kind in ("", "_shortcut", "_far")]
-    header = ["accuracy, %", "in distribution", "… local", "… far", "OOD", "… local", "… far"]
+    """In distribution and beyond, each by what kind of rule gives a position."""
+    header = ["accuracy, %"]
+    for region in ("in distribution", "OOD"):
+        header += [region, *(f"… {kind}" for kind in KINDS)]
     rows = []
     for task in summary["tasks"]:
         for method in summary["methods"]:
             last = summary["accuracy"][task][method]["last"]
-            rows.append([f"{title(task)}, {title(method)}", *(_mean(last[n]) for n in names)])
-        mark = summary["shortcut_only"][task]
-        cells = [f"{100 * mark['in_distribution']:.1f}", "", "", f"{100 * mark['ood']:.1f}", "", ""]
-        rows.append([f"{title(task)}, shortcut alone", *cells])
+            rows.append([f"{title(task)}, {title(method)}", *(_mean(last[n]) for n in REGIONS)])
+        for window, scores in summary["rules_alone"][task].items():
+            cells = ("–" if scores[n] is None else f"{100 * scores[n]:.1f}" for n in REGIONS)
+            rows.append([f"{title(task)}, rules on {window} tokens", *cells])
     return Grid(
         "Where the accuracy comes from",
         header,
         rows,
-        "Last step, mean over seeds. local: a fixed rule on the last j+k+1 tokens gives the answer; far: it "
-        "needs the token at the pointer. 'Shortcut alone' is what a model scores that knows only that rule.",
+        "Last step, mean over seeds. Positions by what gives them away: near, a rule on the last j+k+1 "
+        "tokens; chained, one on the last 4·(j+k), through several equations; far, neither: the token at the "
+        "pointer must be found. 'Rules on …' is what a model scores that knows those rules alone.",
     )
 
 

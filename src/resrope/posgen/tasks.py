@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from resrope.posgen.functions import FUNCTIONS, TokenFunction, Tokens, function, unsigned
 from resrope.spec import check
-
-Tokens = npt.NDArray[Any]
-"""Integer tokens, each in [0, modulus)."""
-
-TokenFunction = Callable[[Sequence[Tokens], int], Tokens]
-"""h: the source tokens, as equal-shaped integer arrays, and the modulus -> the new tokens."""
 
 # Where the j front tokens start once t tokens have been generated. The index printed for
 # semi-recursive, ⌊l − (j+k)/2⌋ − j, keeps a fixed distance to l and so cannot be the "varied
@@ -34,34 +28,6 @@ TASKS = tuple(_POINTER)
 """The names a task can have."""
 
 
-def sum_mod(sources: Sequence[Tokens], modulus: int) -> Tokens:
-    """h of the paper: the sum of the source tokens mod m.
-
-    sources: arrays of one shape (at least 1-d) with values in [0, modulus). Returns that shape, in
-    the smallest unsigned dtype that holds the plain sum.
-    """
-    count = len(sources)
-    total = sources[0].astype(_unsigned(count * (modulus - 1)))
-    for tokens in sources[1:]:
-        np.add(total, tokens, out=total)
-    # The sum is below count · m. Subtracting a multiple of m that is too large wraps around to a huge
-    # unsigned number, so a minimum keeps the residue: far cheaper than a division.
-    reduced = np.empty_like(total)
-    for power in reversed(range((count - 1).bit_length())):
-        np.minimum(total, np.subtract(total, modulus << power, out=reduced), out=total)
-    return total
-
-
-@cache
-def _unsigned(largest: int) -> np.dtype[Any]:
-    """The smallest unsigned dtype that holds ``largest``."""
-    return np.min_scalar_type(largest)
-
-
-FUNCTIONS: dict[str, TokenFunction] = {"sum": sum_mod}
-"""h by name. An entry gets the tokens in their narrow unsigned dtype and minds overflow itself."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """x_l = h(j front tokens, k local tokens) for every l >= j+k (Section 5).
@@ -69,6 +35,7 @@ class Task:
     name: "recursive", "cot" or "semi-recursive"; which j tokens are the front ones.
     j, k: how many front and how many local tokens. modulus: m, the size of the vocabulary.
     h: a name in FUNCTIONS, or a function of int64 arrays and the modulus with values in [0, m).
+    h_seed: of an h that is drawn at random.
     Raises ValueError for an unknown name and for numbers out of range.
     """
 
@@ -77,6 +44,7 @@ class Task:
     k: int = 3
     modulus: int = 17
     h: str | TokenFunction = "sum"
+    h_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in TASKS:
@@ -84,8 +52,10 @@ class Task:
         for field, least in (("j", 1), ("k", 1), ("modulus", 2)):
             value = getattr(self, field)
             check.integer(field, value, least, "of the task", 1000 if field != "modulus" else 2**32)
-        if not callable(self.h) and self.h not in FUNCTIONS:
-            raise ValueError(f"h must be a function or one of {', '.join(FUNCTIONS)}, got {self.h!r}")
+        check.integer("h_seed", self.h_seed, 0, "of a function that is drawn at random", 2**32)
+        if not callable(self.h):
+            check.one_of("h", self.h, FUNCTIONS)
+            function_of(self)
 
     @property
     def prefix_length(self) -> int:
@@ -95,7 +65,7 @@ class Task:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned dtype that holds every token."""
-        return _unsigned(self.modulus - 1)
+        return unsigned(self.modulus - 1)
 
     def sources(self, position: int) -> tuple[int, ...]:
         """The j front and then the k local positions that x_position depends on.
@@ -119,7 +89,7 @@ def generate(task: Task, prefixes: npt.ArrayLike, length: int) -> Tokens:
     Raises ValueError for prefixes of another shape or range and for length < j+k.
     """
     given = _checked(task, prefixes, length)
-    h = _function(task)
+    h = function_of(task)
     # Time-major: one step reads and writes whole contiguous rows.
     tokens = np.empty((length, len(given)), task.dtype)
     tokens[: task.prefix_length] = given.T
@@ -186,7 +156,7 @@ def _apply(task: Task, sources: list[int]) -> int:
     """One token, from plain integers."""
     if task.h == "sum":
         return sum(sources) % task.modulus
-    return int(_function(task)([np.array([token]) for token in sources], task.modulus)[0])
+    return int(function_of(task)([np.array([token]) for token in sources], task.modulus)[0])
 
 
 def _checked(task: Task, prefixes: npt.ArrayLike, length: int) -> Tokens:
@@ -203,10 +173,10 @@ def _checked(task: Task, prefixes: npt.ArrayLike, length: int) -> Tokens:
     return given
 
 
-def _function(task: Task) -> TokenFunction:
+def function_of(task: Task) -> TokenFunction:
     """The task's h; a caller's own function is given int64 tokens and its result is checked."""
-    if isinstance(task.h, str):
-        return FUNCTIONS[task.h]
+    if not callable(task.h):
+        return function(task.h, modulus=task.modulus, j=task.j, k=task.k, seed=task.h_seed)
     h = task.h
 
     def guarded(sources: Sequence[Tokens], modulus: int) -> Tokens:
