@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from resrope.posgen.page import write_report
-from resrope.posgen.presets import Settings, preset
+from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.settings import Settings
 from resrope.provenance import commit
 
 

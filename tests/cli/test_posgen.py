@@ -144,3 +144,29 @@ def test_no_settings_of_a_run_reach_a_traceback(changes):
             ]
         )
     assert caught.value.code == 2
+
+
+def test_audit_of_what_is_finished(capsys, tmp_path):
+    """Every cell is there already, so that nothing is trained."""
+    from resrope.cli.values import assignments
+    from resrope.posgen.audit import alone, open_all
+    from resrope.posgen.cell import run_cell
+    from resrope.posgen.presets import preset
+    from resrope.posgen.record import Cell
+
+    rungs = alone(preset("quick").override(assignments(TINY)))
+    for folder, rung in zip(open_all(tmp_path, "quick", rungs), rungs, strict=True):
+        run_cell(folder, Cell(task="cot", method="rope", seed=0), rung.settings)
+    asked = ["posgen", "audit", "--alone", "--preset", "quick", "--task", "cot", "--method", "rope"]
+    asked += ["--out", str(tmp_path), *sets(TINY)]
+    with pytest.raises(SystemExit) as caught:
+        main(asked)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 0
+    assert "CoT: OOD accuracy, %" in out
+    assert re.findall(r"^  (\S+) +\d+\.\d", out, re.MULTILINE) == [r.name for r in rungs]
+    assert "the change from the first" in out
+    assert str(tmp_path / "8-checkpoint") in err
+    with pytest.raises(SystemExit) as caught:
+        main([*asked[:2], *asked[3:]])  # the ladder, in the folder of switches thrown alone
+    assert caught.value.code == 2

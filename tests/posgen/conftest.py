@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from resrope.posgen.presets import Settings
+from resrope.posgen.settings import Settings
 
 TINY = {
     "d_model": 16,

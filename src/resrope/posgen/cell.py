@@ -17,9 +17,9 @@ from torch import Tensor
 
 from resrope.files import remove_leftovers
 from resrope.posgen.evaluate import Evaluation, accuracies, evaluate, run_freely
+from resrope.posgen.functions import Tokens
 from resrope.posgen.model import Decoder
 from resrope.posgen.ops import keep_heap
-from resrope.posgen.presets import Settings
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
@@ -29,6 +29,7 @@ from resrope.posgen.record import (
     write_record,
     write_tensors,
 )
+from resrope.posgen.settings import Settings
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 from resrope.posgen.train import Trainer, look_steps, steps_per_epoch
@@ -73,7 +74,7 @@ def run_cell(
         _resume(out, work)
         progress(work.trainer.step)
         for look in look_steps(settings):
-            if look > work.trainer.step:
+            if look > work.trainer.step and not _gave_up(work):
                 _train_to(look, work, progress)
                 _save(out, work)
         return _finish(out, work)
@@ -93,8 +94,8 @@ def _prepare(cell: Cell, settings: Settings) -> _Work:
     keep_heap()
     task = settings.task(cell.task)
     splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
-    tokens = {name: torch.from_numpy(rows.astype(np.int64)) for name, rows in splits.by_name().items()}
-    cos, sin = _tables(settings.training_spec(cell.method), settings.train_length)
+    tokens = {name: _begun(rows, settings) for name, rows in splits.by_name().items()}
+    cos, sin = _tables(settings.training_spec(cell.method), settings.before + settings.train_length)
     return _Work(
         cell=cell,
         settings=settings,
@@ -102,8 +103,15 @@ def _prepare(cell: Cell, settings: Settings) -> _Work:
         trainer=Trainer(settings, cell.seed, tokens["train"], cos, sin),
         validation=tokens["validation"],
         test=tokens["test"],
-        test_tables=_tables(settings.spec(cell.method), settings.test_length),
+        test_tables=_tables(settings.spec(cell.method), settings.before + settings.test_length),
     )
+
+
+def _begun(rows: Tokens, settings: Settings) -> Tensor:
+    """What the model reads of the sequences: int64 [rows, before + length]; the token before has no other
+    use."""
+    before = np.full((len(rows), settings.before), settings.modulus)
+    return torch.from_numpy(np.concatenate([before, rows.astype(np.int64)], axis=1))
 
 
 def _tables(spec: RopeSpec, length: int) -> tuple[Tensor, Tensor]:
@@ -124,19 +132,20 @@ def _train_to(look: int, work: _Work, progress: Progress) -> None:
         losses.append(loss)
         progress(1)
     rows = work.validation[: work.settings.look_rows]
-    seen = evaluate(work.trainer.model, *work.test_tables, rows, work.task.prefix_length)
-    validation_loss = float(seen.loss[work.task.prefix_length :].mean())
-    if not work.best or validation_loss < min(entry["validation_loss"] for entry in work.history):
-        work.best = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
+    seen = evaluate(
+        work.trainer.model, *work.test_tables, rows, work.task.prefix_length, work.settings.before
+    )
     work.history.append(
         {
             "step": look,
             "epoch": look / steps_per_epoch(work.settings),
             "train_loss": fmean(losses),
-            "validation_loss": validation_loss,
+            "validation_loss": float(seen.loss[work.task.prefix_length :].mean()),
             **accuracies(seen, work.task, work.settings.train_length),
         }
     )
+    if _best(work) is work.history[-1]:
+        work.best = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
     work.seconds += time.perf_counter() - started
 
 
@@ -178,7 +187,7 @@ def _finish(out: Path, work: _Work) -> dict[str, Any]:
         "embedding": _embedding(work),
         "history": work.history,
         "last": _measure(work.trainer.model, work),
-        "best": {"step": _best_step(work.history), **_measure(best, work)},
+        "best": {"step": _best(work)["step"], **_measure(best, work)},
     }
     seconds = work.seconds + time.perf_counter() - started
     record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | provenance()
@@ -197,14 +206,23 @@ def _embedding(work: _Work) -> dict[str, Any]:
     }
 
 
-def _best_step(history: list[dict[str, Any]]) -> int:
-    step: int = min(history, key=lambda entry: entry["validation_loss"])["step"]
-    return step
+def _best(work: _Work) -> dict[str, Any]:
+    """The first of the best looks."""
+    if work.settings.best_by == "loss":
+        return min(work.history, key=lambda entry: entry["validation_loss"])
+    return max(work.history, key=lambda entry: entry["in_distribution"])
+
+
+def _gave_up(work: _Work) -> bool:
+    """Whether as many looks as there is patience for have passed since the best one."""
+    if work.settings.patience is None or not work.history:
+        return False
+    return len(work.history) - 1 - work.history.index(_best(work)) >= work.settings.patience
 
 
 def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
-    prefix = work.task.prefix_length
-    forced = evaluate(model, *work.test_tables, work.test, prefix)
+    prefix, before = work.task.prefix_length, work.settings.before
+    forced = evaluate(model, *work.test_tables, work.test, prefix, before)
     measured = {
         "loss": float(forced.loss[prefix:].mean()),
         **accuracies(forced, work.task, work.settings.train_length),
@@ -212,7 +230,7 @@ def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
     }
     if work.settings.free_running_rows:
         rows = work.test[: work.settings.free_running_rows]
-        free = run_freely(model, *work.test_tables, rows, prefix)
+        free = run_freely(model, *work.test_tables, rows, prefix, before)
         measured["free_running"] = {
             **accuracies(free, work.task, work.settings.train_length),
             **_by_position(free),

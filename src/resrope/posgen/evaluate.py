@@ -36,12 +36,16 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int) -> Evaluation:
+def evaluate(
+    model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int, before: int = 0
+) -> Evaluation:
     """Predict every token from the true ones before it (the paper's OOD accuracy is scored so).
 
-    tokens: [rows, length] int64; cos, sin: [length-1, head_dim/2] or longer. Positions from
-    ``prefix_length`` on are counted.
+    tokens: [rows, before + length] int64; cos, sin: [before + length - 1, head_dim/2] or longer. before:
+    tokens in front of the sequence, which positions do not count. Positions from ``prefix_length`` on are
+    counted.
     """
+    prefix_length += before
     rows, length = tokens.shape
     correct = torch.zeros(length, dtype=torch.int64)
     loss = torch.zeros(length, dtype=torch.float64)
@@ -52,12 +56,18 @@ def evaluate(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_le
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0)
         loss[prefix_length:] += nats.view(targets.shape).double().sum(0)
-    return Evaluation(rows=rows, correct=correct.numpy(), loss=(loss / rows).numpy())
+    return Evaluation(rows=rows, correct=correct[before:].numpy(), loss=(loss[before:] / rows).numpy())
 
 
 @torch.no_grad()
-def run_freely(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int) -> Evaluation:
-    """Generate greedily from the prefix alone and compare with the true sequence; the loss is not known."""
+def run_freely(
+    model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int, before: int = 0
+) -> Evaluation:
+    """Generate greedily from the prefix alone and compare with the true sequence; the loss is not known.
+
+    As ``evaluate`` else.
+    """
+    prefix_length += before
     rows, length = tokens.shape
     written = tokens[:, :prefix_length]
     for position in range(prefix_length, length):
@@ -65,7 +75,7 @@ def run_freely(model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_
         written = torch.cat((written, logits[:, -1:].argmax(-1)), dim=1)
     correct = (written == tokens).sum(0)
     correct[:prefix_length] = 0
-    return Evaluation(rows=rows, correct=correct.numpy(), loss=np.full(length, np.nan))
+    return Evaluation(rows=rows, correct=correct[before:].numpy(), loss=np.full(length - before, np.nan))
 
 
 def regions(task: Task, train_length: int, test_length: int) -> dict[str, NDArray[np.bool_]]:

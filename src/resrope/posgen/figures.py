@@ -11,8 +11,8 @@ from resrope.pictures import figure as new_figure
 from resrope.pictures import png, style
 from resrope.posgen.evaluate import regions
 from resrope.posgen.locality import KINDS
-from resrope.posgen.presets import Settings
 from resrope.posgen.report import cells_of
+from resrope.posgen.settings import Settings
 from resrope.posgen.tables import title
 
 Record = dict[str, Any]

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from resrope import rundir
 from resrope.files import atomic_write
-from resrope.posgen.presets import Settings
+from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
 
 SCHEMA = "resrope-posgen-1"

@@ -11,8 +11,8 @@ import numpy as np
 
 from resrope.posgen.evaluate import Evaluation, accuracies, regions
 from resrope.posgen.locality import KINDS, local_accuracy, windows
-from resrope.posgen.presets import METHODS, Settings
 from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.settings import METHODS, Settings
 from resrope.posgen.tasks import TASKS
 from resrope.stats import summarise
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from resrope.posgen.presets import Settings
 from resrope.posgen.record import Cell, read_record
+from resrope.posgen.settings import Settings
 
 Report = Callable[[Cell, int], None]
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations, cycle, islice
+from typing import Literal
 
 import numpy as np
 
 from resrope.posgen.functions import Tokens
 from resrope.posgen.tasks import Task, generate
+
+SplitKind = Literal["disjoint", "released"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,17 +37,21 @@ def make_splits(
     train_length: int = 64,
     test_length: int = 256,
     seed: int,
+    split: SplitKind = "disjoint",
 ) -> Splits:
     """Draw prefixes at random, distinct within and across the splits, and continue them by the task.
 
     train: [train, train_length]; validation and test: [·, test_length]; defaults as in the paper.
-    The same seed gives the same bits on every machine. Raises ValueError for sizes < 1, lengths
-    < j+k, a negative seed, and more sequences than there are prefixes.
+    split: "released" cuts them as the authors' code does, see ``_released``. The same seed gives the same
+    bits on every machine. Raises ValueError for sizes < 1, lengths < j+k, a negative seed, and more
+    sequences than there are prefixes.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}")
     check_sizes(task, sizes)
+    if split == "released":
+        return _released(task, sizes, train_length, test_length)
     prefixes = _distinct_prefixes(task, sum(sizes.values()), seed)
     splits = Splits(
         train=generate(task, prefixes[:train], train_length),
@@ -52,6 +60,27 @@ def make_splits(
     )
     check_disjoint(splits.by_name(), task.prefix_length)
     return splits
+
+
+def _released(task: Task, sizes: Mapping[str, int], train_length: int, test_length: int) -> Splits:
+    """Every row several times, and both held-out splits cut from the training rows; no seed.
+
+    The prefixes are those whose tokens rise, one after the other and from the start again. Training takes the
+    first rows, validation the first of them, test those that follow validation's. Raises ValueError where
+    there is no such prefix.
+    """
+    rising = list(combinations(range(task.modulus), task.prefix_length))
+    if not rising:
+        raise ValueError(
+            f"modulus must be >= j+k = {task.prefix_length} for split = released, got {task.modulus}"
+        )
+    held_out = sizes["validation"] + sizes["test"]
+    rows = np.array(list(islice(cycle(rising), max(sizes["train"], held_out))))
+    return Splits(
+        train=generate(task, rows[: sizes["train"]], train_length),
+        validation=generate(task, rows[: sizes["validation"]], test_length),
+        test=generate(task, rows[sizes["validation"] : held_out], test_length),
+    )
 
 
 def check_disjoint(splits: Mapping[str, Tokens], prefix_length: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resrope.posgen.model import Decoder
-from resrope.posgen.presets import Settings
+from resrope.posgen.settings import Settings
 
 
 def steps_per_epoch(settings: Settings) -> int:
@@ -64,8 +64,8 @@ def _epoch_order(epoch: int, rows: int, seed: int) -> Tensor:
 class Trainer:
     """A model and its AdamW between steps. ``step`` counts the steps done.
 
-    tokens: [train_rows, train_length] int64; cos, sin: [train_length-1, head_dim/2] float32 with the
-    attention factor in them.
+    tokens: [train_rows, before + train_length] int64; cos, sin: [before + train_length - 1, head_dim/2]
+    float32 with the attention factor in them.
     """
 
     settings: Settings
@@ -79,12 +79,19 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.model = Decoder(self.settings.model, seed=self.seed)
+        if not self.settings.train_feed_forward:
+            for layer in self.model.layers:
+                layer.wi.requires_grad_(False)
+                layer.wo.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            list(self._trained().values()),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def losses(self, until: int) -> Iterator[float]:
         """Train until ``until`` steps are done, yielding each step's mean loss in nats."""
@@ -95,7 +102,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
         batch = self.tokens[batch_rows(self.step, self.settings, self.seed)]
-        prefix = self.settings.j + self.settings.k
+        prefix = self.settings.before + self.settings.j + self.settings.k
         # Seeds of dropout are spread so that no two (seed, step) pairs share one.
         dropout_seed = self.seed * 2**32 + self.step
         logits = self.model(batch[:, :-1], self.cos, self.sin, dropout_seed=dropout_seed)
@@ -108,9 +115,8 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on, but for ``step``: weights and both moments."""
-        named = dict(self.model.named_parameters())
-        state = {f"model.{name}": p.detach() for name, p in named.items()}
-        for name, p in named.items():
+        state = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        for name, p in self._trained().items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 state[f"{moment}.{name}"] = self.optimizer.state[p][moment]
         return state
@@ -120,6 +126,7 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(state[f"model.{name}"])
+            for name, p in self._trained().items():
                 self.optimizer.state[p] = {
                     "step": torch.tensor(float(step)),
                     "exp_avg": state[f"exp_avg.{name}"].clone(),

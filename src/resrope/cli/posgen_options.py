@@ -1,0 +1,24 @@
+"""Options that several commands of `resrope posgen` share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="recursive, cot, semi-recursive; again or with commas for several."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace a field of the preset: --set epochs=3; may be given again."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="rope, yarn, linear, …, resonance-yarn; again or with commas for several."),
+]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated: 0,1,2.  [default: the preset's]")]
+Jobs = Annotated[int | None, typer.Option(help="Parallel processes.  [default: one a processor]")]

@@ -1,0 +1,222 @@
+"""`resrope posgen run`, `report` and `audit`: what trains, and what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resrope.cli.posgen_options import Jobs, Json, Methods, Seeds, Set, Tasks
+from resrope.cli.values import assignments, names, numbers
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from resrope.posgen.record import Cell
+    from resrope.posgen.settings import Settings
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run there goes on.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="quick (minutes), small (an hour, 5 seeds), paper (days); as the authors' code: "
+            "quick-released, small-released, released."
+        ),
+    ] = "quick",
+    tasks: Tasks = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    changes: Set = None,
+    json_output: Json = False,
+) -> None:
+    """Train and test every task × method × seed that OUT does not hold yet, then write the report.
+
+    Stopped at any moment and started again it goes on where it was. Without --task and --method: the
+    12 cells of Table 1.
+
+    Example: `resrope posgen run --preset quick --out runs/quick`
+
+    Example: `resrope posgen run --preset quick --task cot --method rope,ntk --set factor=8 --out runs/ntk`
+    """
+    from resrope.posgen import presets
+    from resrope.posgen.record import open_run
+    from resrope.rundir import only_run
+
+    _require_extras()
+    settings = presets.preset(preset).override(assignments(changes or []))
+    cells = _cells(preset, settings, tasks, methods, seeds)
+    processes = _processes(jobs)
+    open_run(out, preset, settings)
+    with only_run(out):
+        _train(out, cells, settings, processes, quiet=json_output)
+        _report(out, json_output)
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    json_output: Json = False,
+) -> None:
+    """Write report.html, report.md, report.json and the pictures of a run's finished cells; print Table 1.
+
+    Example: `resrope posgen report runs/quick`
+    """
+    _require_extras()
+    _report(out, json_output)
+
+
+def audit(
+    out: Annotated[Path, typer.Option(help="A folder for all runs; what is finished there is kept.")],
+    preset: Annotated[str, typer.Option(help="Where the ladder ends: quick, small or paper.")] = "small",
+    tasks: Tasks = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Throw every switch alone, on the preset, instead.")
+    ] = False,
+    changes: Set = None,
+    json_output: Json = False,
+) -> None:
+    """What the authors' code does otherwise, turned back one switch at a time, and what each makes of Table
+    1.
+
+    The first rung has all switches of their code, the last one is the preset itself. Every rung is a run of
+    its own in OUT, which goes on where it was stopped.
+
+    Example: `resrope posgen audit --preset quick --task cot --out runs/audit`
+    """
+    from resrope.cli.output import console, print_grid
+    from resrope.posgen import audit as ladders
+    from resrope.posgen.presets import preset as named
+    from resrope.rundir import only_run
+
+    _require_extras()
+    paper = named(preset).override(assignments(changes or []))
+    rungs = (ladders.alone if alone else ladders.ladder)(paper)
+    cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
+    processes = _processes(jobs)
+    for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
+        if not json_output:
+            typer.echo(f"{folder}", err=True)
+        with only_run(folder):
+            _train(folder, cells[rung.name], rung.settings, processes, quiet=json_output)
+        grids, files = ladders.write_audit(out, rungs, apart=alone)
+    if json_output:
+        typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
+        return
+    terminal = console()
+    for grid in grids:
+        print_grid(grid, terminal)
+    for path in files.values():
+        terminal.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _cells(
+    preset: str,
+    settings: Settings,
+    tasks: list[str] | None,
+    methods: list[str] | None,
+    seeds: str | None,
+) -> list[Cell]:
+    """The matrix that was asked for. Raises ValueError for what is not there."""
+    from resrope.posgen import presets
+    from resrope.posgen.runner import matrix
+    from resrope.posgen.tasks import TASKS
+    from resrope.spec import frequencies
+
+    chosen_tasks = TASKS if tasks is None else names("--task", tasks)
+    chosen_methods = presets.TABLE_1_METHODS if methods is None else names("--method", methods)
+    chosen_seeds = presets.SEEDS[preset] if seeds is None else numbers("--seeds", seeds)
+    for name in chosen_tasks:
+        settings.task(name)
+    for name in chosen_methods:
+        frequencies(settings.spec(name), seq_len=settings.test_length)
+    return matrix(chosen_tasks, chosen_methods, chosen_seeds)
+
+
+def _processes(jobs: int | None) -> int:
+    from resrope.posgen.runner import check_jobs, default_jobs
+
+    return default_jobs() if jobs is None else check_jobs(jobs)
+
+
+def _require_extras() -> None:
+    """Say what is missing before hours of work, not after."""
+    try:
+        import matplotlib.figure  # noqa: F401
+        import safetensors.torch  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"PosGen runs need {error.name}: pip install 'resrope[posgen]'") from error
+
+
+def _train(out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, quiet: bool) -> None:
+    from resrope.posgen.record import read_record
+    from resrope.posgen.runner import run_matrix
+    from resrope.posgen.train import total_steps
+
+    pending = sum(read_record(out, cell) is None for cell in cells)
+    if not pending:
+        return
+    total = pending * total_steps(settings)
+    with _progress(quiet) as bar:
+        work = bar.add_task(f"{pending} cell{'s' * (pending > 1)}", total=total)
+
+        def finished(cell: Cell, record: dict[str, Any]) -> None:
+            if not quiet:
+                bar.console.print(_one_cell(cell, record), highlight=False)
+
+        run_matrix(
+            out,
+            cells,
+            settings,
+            jobs=jobs,
+            progress=lambda cell, steps: bar.advance(work, steps),
+            finished=finished,
+        )
+        bar.update(work, completed=total)
+
+
+def _progress(quiet: bool) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from resrope.cli.output import console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    return Progress(*columns, console=console(), disable=quiet)
+
+
+def _one_cell(cell: Cell, record: dict[str, Any]) -> str:
+    last = record["last"]
+    return (
+        f"{cell.name:<36} {100 * last['in_distribution']:5.1f} % in distribution, "
+        f"{100 * last['ood']:5.1f} % OOD, {record['made']['seconds']:.0f} s"
+    )
+
+
+def _report(out: Path, json_output: bool) -> None:
+    from resrope.cli.output import console, print_grid, print_json
+    from resrope.posgen.page import write_report
+    from resrope.posgen.tables import all_grids
+
+    summary, files = write_report(out)
+    if json_output:
+        print_json(summary)
+        return
+    terminal = console()
+    for grid in all_grids(summary):
+        print_grid(grid, terminal)
+    terminal.print(f"Embeddings: {summary['embedding']}", highlight=False)
+    for path in files.values():
+        terminal.print(str(path), highlight=False, soft_wrap=True)

@@ -1,0 +1,184 @@
+"""From the setting of the authors' code to the paper's, one switch at a time: which makes which claim."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resrope.files import atomic_write
+from resrope.page import Grid, Page
+from resrope.pictures import figure, png, style
+from resrope.posgen.presets import SWITCHES, released
+from resrope.posgen.record import open_run
+from resrope.posgen.report import summarise_run
+from resrope.posgen.settings import Settings
+from resrope.posgen.tables import percent, title
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A setting of the ladder. name: what was changed since the one before, ``released`` at its foot."""
+
+    name: str
+    settings: Settings
+
+    def folder(self, out: Path, number: int) -> Path:
+        """Where its cells lie: a run like any other."""
+        return out / f"{number}-{self.name}"
+
+
+def ladder(paper: Settings) -> list[Rung]:
+    """From ``released(paper)`` to ``paper``, each rung with one more switch turned back."""
+    settings, wanted = released(paper), asdict(paper)
+    made = [Rung(name="released", settings=settings)]
+    for name, fields in SWITCHES.items():
+        settings = settings.override({field: wanted[field] for field in fields})
+        made.append(Rung(name=name, settings=settings))
+    return made
+
+
+def alone(paper: Settings) -> list[Rung]:
+    """``paper``, and with every switch of the authors' code thrown alone."""
+    theirs = asdict(released(paper))
+    thrown = (
+        Rung(name=name, settings=paper.override({field: theirs[field] for field in fields}))
+        for name, fields in SWITCHES.items()
+    )
+    return [Rung(name="paper", settings=paper), *thrown]
+
+
+def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
+    """The folders of all rungs, made or found. Raises ValueError where one holds other settings."""
+    folders = [rung.folder(out, number) for number, rung in enumerate(rungs)]
+    for folder, rung in zip(folders, rungs, strict=True):
+        open_run(folder, preset, rung.settings)
+    return folders
+
+
+def write_audit(
+    out: Path, rungs: Sequence[Rung], *, apart: bool = False
+) -> tuple[list[Grid], dict[str, Path]]:
+    """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
+
+    apart: switches were thrown alone, and each is held against the first setting, not the one above. Raises
+    ValueError when no rung has a finished cell, ImportError without matplotlib.
+    """
+    found = {}
+    for number, rung in enumerate(rungs):
+        folder = rung.folder(out, number)
+        if any(folder.glob("cells/*/record.json")):
+            found[rung.name] = summarise_run(folder)[0]
+    if not found:
+        raise ValueError(f"{out} has no finished cell yet")
+    grids = [
+        grid for task in _tasks(found) for grid in (_accuracies(found, task, apart), _claims(found, task))
+    ]
+    picture = png(_drawn(found))
+    page = Page(
+        heading="Every switch of the authors' code, alone"
+        if apart
+        else "From the authors' code to the paper, one switch at a time",
+        facts=_facts(found),
+        grids=grids,
+        captions={"audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung."},
+        made_by="resrope posgen audit",
+    )
+    files: dict[str, bytes | str] = {
+        "audit.md": page.markdown(),
+        "audit.html": page.html({"audit.png": picture}),
+        "audit.json": json.dumps(found, indent=1, allow_nan=False) + "\n",
+        "audit.png": picture,
+    }
+    for name, content in files.items():
+        atomic_write(out / name, content)
+    return grids, {name: out / name for name in files}
+
+
+def verdict(effect: Summary | None) -> str:
+    """What an interval over seeds says of an effect."""
+    if effect is None or effect["low"] is None:
+        return "undecided"
+    if effect["low"] > 0:
+        return "helps"
+    return "hurts" if effect["high"] < 0 else "undecided"
+
+
+def _tasks(found: dict[str, Summary]) -> list[str]:
+    return list(dict.fromkeys(task for summary in found.values() for task in summary["tasks"]))
+
+
+def _methods(found: dict[str, Summary]) -> list[str]:
+    return list(dict.fromkeys(method for summary in found.values() for method in summary["methods"]))
+
+
+def _accuracies(found: dict[str, Summary], task: str, apart: bool) -> Grid:
+    """OOD accuracy of every embedding, and what the switch changed."""
+    methods = _methods(found)
+    rows, before = [], dict[str, float]()
+    for name, summary in found.items():
+        cells = [name]
+        for method in methods:
+            entry = summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood")
+            change = f" ({100 * (entry['mean'] - before[method]):+.1f})" if entry and method in before else ""
+            cells.append(percent(entry) + change)
+            if entry and not (apart and method in before):
+                before[method] = entry["mean"]
+        rows.append(cells)
+    return Grid(
+        f"{title(task)}: OOD accuracy, %",
+        ["switch", *map(title, methods)],
+        rows,
+        "At the checkpoint that the setting calls its best; ± standard deviation [95 % interval] over seeds, "
+        f"in brackets the change from the {'first' if apart else 'rung above'}.",
+    )
+
+
+def _claims(found: dict[str, Summary], task: str) -> Grid:
+    """The effect of Resonance, paired by seed, and what can be said of its sign."""
+    plain = list(dict.fromkeys(p for s in found.values() for p in s["resonance_effect"].get(task, {})))
+    rows = []
+    for name, summary in found.items():
+        cells = [name]
+        for method in plain:
+            effect = summary["resonance_effect"].get(task, {}).get(method, {}).get("best")
+            cells.append(f"{percent(effect)}: {verdict(effect)}")
+        rows.append(cells)
+    return Grid(
+        f"{title(task)}: what Resonance adds, percentage points",
+        ["switch", *map(title, plain)],
+        rows,
+        "Paired by seed. It helps or hurts where the interval leaves 0 out; one seed decides nothing.",
+    )
+
+
+def _facts(found: dict[str, Summary]) -> list[str]:
+    seconds = sum(s for summary in found.values() for s in summary["seconds"].values())
+    cells = sum(len(summary["seconds"]) for summary in found.values())
+    seeds = sorted({seed for summary in found.values() for seed in summary["seeds"]})
+    made = sorted({line for summary in found.values() for line in summary["made"]})
+    return [f"{cells} cells, {seconds:.0f} s in all; seeds {', '.join(map(str, seeds))}.", *made]
+
+
+def _drawn(found: dict[str, Summary]) -> Any:
+    tasks = _tasks(found)
+    made, axes = figure(1, len(tasks), width=4.8)
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for method in _methods(found):
+            points = [
+                (i, 100 * entry["mean"])
+                for i, summary in enumerate(found.values())
+                if (entry := summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood"))
+            ]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, **style(method))
+        axis.set_xticks(range(len(found)), list(found), rotation=40, ha="right", fontsize=8)
+        axis.set_title(title(task), fontsize=10)
+        axis.set_ylim(0, 101)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("OOD accuracy (%)")
+    axes[0][0].legend(fontsize=7, frameon=False)
+    return made
