@@ -27,6 +27,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from resrope.posgen.model import Decoder, ModelConfig
 from resrope.posgen.ops import keep_heap
+from resrope.posgen.positions import rotated
 from timing import ratio
 
 PAPER = ModelConfig()
@@ -87,12 +88,9 @@ def training_step(
 
 def our_step(config: ModelConfig, shape: list[int]) -> Callable[[], None]:
     """Return one step of this package's decoder, with a fresh mask each time."""
-    model, (cos, sin), seeds = (
-        Decoder(config, seed=0),
-        tables(shape[1], config.head_dim),
-        iter(range(1 << 30)),
-    )
-    return training_step(model, lambda t: model(t, cos, sin, dropout_seed=next(seeds)), config, shape)
+    model, seeds = Decoder(config, seed=0), iter(range(1 << 30))
+    where = rotated(*tables(shape[1], config.head_dim), config.n_heads)
+    return training_step(model, lambda t: model(t, where, dropout_seed=next(seeds)), config, shape)
 
 
 def gigaflop(config: ModelConfig, batch: int, seq: int) -> float:

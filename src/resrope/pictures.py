@@ -17,8 +17,21 @@ METHOD_TITLES = {
     "llama3": "Llama 3",
     "longrope": "LongRoPE",
     "proportional": "Proportional",
+    "none": "NoPE",
+    "learned": "Learned",
+    "sinusoidal": "Sinusoidal",
+    "alibi": "ALiBi",
+    "t5": "T5 bias",
+    "randomised-rope": "Randomised RoPE",
+    "pose": "PoSE",
+    "xpos": "xPos",
+    "fire": "FIRE",
+    "p-rope": "p-RoPE",
 }
 _COLOURS = {"own": "#111111", "rope": "#d1495b", "yarn": "#31688e", "linear": "#edae49", "ntk": "#66a182"}
+_COLOURS |= {"none": "#b3b3b3", "learned": "#c49a6c", "sinusoidal": "#7b9e3f", "alibi": "#e07b39"}
+_COLOURS |= {"t5": "#3a7d44", "randomised-rope": "#b56576", "pose": "#5f0f40", "xpos": "#0f7173"}
+_COLOURS |= {"fire": "#e4572e", "p-rope": "#355070"}
 _COLOURS |= {"dynamic-ntk": "#8d6a9f", "llama3": "#7f7f7f", "abf": "#a0522d", "longrope": "#17a2a2"}
 
 

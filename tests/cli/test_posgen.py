@@ -170,3 +170,27 @@ def test_audit_of_what_is_finished(capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main([*asked[:2], *asked[3:]])  # the ladder, in the folder of switches thrown alone
     assert caught.value.code == 2
+
+
+MINE = """
+import torch
+from resrope.posgen.positions import PositionEmbedding
+class Mine(PositionEmbedding):
+    def input(self, positions):
+        return torch.ones(len(positions), self.sizes.d_model - {less})
+"""
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_users_own_embedding_in_worker_processes(tmp_path, less):
+    (tmp_path / "mine.py").write_text(MINE.format(less=less))
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--embedding", "mine:Mine", "--out", "run"]
+    done = subprocess.run(
+        [sys.executable, *words, "--json", *sets(TINY)], cwd=tmp_path, capture_output=True, text=True
+    )
+    if less:
+        assert done.returncode == 2
+        assert done.stderr == "error: Mine: input must be real [11, 16], got torch.float32 [11, 15]\n"
+    else:
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "run" / "cells" / "cot-mine.Mine-seed0" / "record.json").is_file()

@@ -19,6 +19,7 @@ from resrope.posgen.ops import (
     relu_,
     rotation,
 )
+from resrope.posgen.positions import rotated
 
 SMALL = ModelConfig(d_model=24, n_heads=3, head_dim=10, d_ff=40, n_layers=2, dropout=0.25)
 FACTOR = 1.3  # an attention factor carried by the tables
@@ -31,6 +32,10 @@ def tables(seq, head_dim, dtype=torch.float32):
 
 def tokens(batch=3, seq=11, seed=0):
     return torch.randint(0, 17, (batch, seq), generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, ids, cos, sin, **options):
+    return model(ids, rotated(cos, sin, model.config.n_heads), **options)
 
 
 def rms_norm(x, gain):
@@ -82,7 +87,7 @@ def test_logits_and_gradients_equal_the_plain_model(seed):
     model, ids, (cos, sin) = double_model(), tokens(), tables(11, 10, torch.float64)
     dropout = None if seed is None else Dropout(SMALL.dropout, seed)
     want = reference(model, ids, cos, sin, dropout)
-    got = model(ids, cos, sin, dropout_seed=seed)
+    got = run(model, ids, cos, sin, dropout_seed=seed)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
     parameters = list(model.parameters())
     pull = torch.randn(want.shape, dtype=want.dtype, generator=torch.Generator().manual_seed(2))
@@ -97,15 +102,15 @@ def test_logits_and_gradients_equal_the_plain_model(seed):
 def test_paper_size_in_float32_equals_the_plain_model_with_and_without_gradients():
     model, ids, (cos, sin) = Decoder(ModelConfig(), seed=0), tokens(2, 33), tables(33, 64)
     want = reference(model, ids, cos, sin)
-    torch.testing.assert_close(model(ids, cos, sin), want, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(run(model, ids, cos, sin), want, rtol=1e-3, atol=1e-3)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids, cos, sin), want, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(run(model, ids, cos, sin), want, rtol=1e-3, atol=1e-3)
 
 
 def test_dropout_applies_without_gradients_too():
     model, ids, (cos, sin) = double_model(), tokens(), tables(11, 10, torch.float64)
     with torch.no_grad():
-        got = model(ids, cos, sin, dropout_seed=4)
+        got = run(model, ids, cos, sin, dropout_seed=4)
     torch.testing.assert_close(got, reference(model, ids, cos, sin, Dropout(0.25, 4)))
 
 
@@ -154,7 +159,10 @@ def test_a_later_token_never_changes_earlier_logits(grad):
     changed = ids.clone()
     changed[:, 6] = (ids[:, 6] + 1) % 17
     with torch.set_grad_enabled(grad):
-        before, after = model(ids, cos, sin), model(changed, cos, sin)
+        before, after = (
+            run(model, ids, cos, sin),
+            run(model, changed, cos, sin),
+        )
     assert torch.equal(before[:, :6], after[:, :6])
     assert (before[:, 6:] != after[:, 6:]).any(-1).all()
 
@@ -165,10 +173,10 @@ def test_the_same_seeds_give_the_same_bits_whatever_the_global_generator():
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
         model = Decoder(SMALL, seed=3)
-        loss = F.cross_entropy(model(ids, cos, sin, dropout_seed=8).flatten(0, 1), ids.flatten())
+        loss = F.cross_entropy(run(model, ids, cos, sin, dropout_seed=8).flatten(0, 1), ids.flatten())
         results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    other = Decoder(SMALL, seed=3)(ids, cos, sin, dropout_seed=9).flatten(0, 1)
+    other = run(Decoder(SMALL, seed=3), ids, cos, sin, dropout_seed=9).flatten(0, 1)
     assert F.cross_entropy(other, ids.flatten()) != results[0][0]
     assert not torch.equal(Decoder(SMALL, seed=4).embedding, Decoder(SMALL, seed=3).embedding)
 
@@ -201,7 +209,7 @@ def test_the_state_dict_holds_plain_tensors_and_the_embedding_once():
     other = Decoder(SMALL, seed=1)
     other.load_state_dict(state)
     ids, (cos, sin) = tokens(), tables(11, 10)
-    assert torch.equal(other(ids, cos, sin), model(ids, cos, sin))
+    assert torch.equal(run(other, ids, cos, sin), run(model, ids, cos, sin))
 
 
 @pytest.mark.parametrize("field", [f.name for f in fields(ModelConfig) if f.name != "dropout"])
@@ -220,10 +228,10 @@ def test_other_bad_settings():
 
 def test_tables_and_tokens_must_fit():
     model, (cos, sin) = Decoder(SMALL, seed=0), tables(11, 10)
-    with pytest.raises(ValueError, match=r"cos must be \[seq, head_dim/2\] = \[10, 5\]"):
-        model(tokens(seq=10), cos, sin)
+    with pytest.raises(ValueError, match=r"turns must be .* = \[10, 3, 3, 5\], got \[11, 3, 3, 5\]"):
+        run(model, tokens(seq=10), cos, sin)
     with pytest.raises(ValueError, match=r"tokens must be int64 \[batch, seq\], got torch.int32"):
-        model(tokens().int(), cos, sin)
+        run(model, tokens().int(), cos, sin)
 
 
 def test_keep_heap_spares_the_next_allocation_its_page_faults():

@@ -97,9 +97,8 @@ def test_a_token_before_the_sequence(tiny):
     plain = cells._prepare(COT, tiny)
     assert (work.trainer.tokens[:, 0] == 17).all()
     assert torch.equal(work.trainer.tokens[:, 1:], plain.trainer.tokens)
-    assert work.trainer.cos.shape == (12, 4)
-    assert len(work.test_tables[0]) == 24
-    seen = evaluate(work.trainer.model, *work.test_tables, work.test, 4, before=1)
+    assert len(work.where(24)) == 24
+    seen = evaluate(work.trainer.model, work.where, work.test, 4, before=1)
     assert seen.correct.shape == seen.loss.shape == (24,)
     assert (seen.correct[:4] == 0).all()
     assert (seen.loss[4:] > 0).all()
@@ -110,12 +109,12 @@ def test_what_is_predicted_does_not_shift_by_the_token_before(tiny):
     work = cells._prepare(COT, tiny.override({"eos_prefix": True}))
 
     class Knows:
-        def __call__(self, tokens, cos, sin):
+        def __call__(self, tokens, where):
             answers = torch.nn.functional.one_hot(work.test[: len(tokens), 1:], 18).float()
             answers[:, 11] = 0  # the query at 11 predicts the next token read, position 11 of the sequence
             return answers
 
-    seen = evaluate(Knows(), *work.test_tables, work.test, 4, before=1)
+    seen = evaluate(Knows(), work.where, work.test, 4, before=1)
     assert np.flatnonzero(seen.correct[4:] < seen.rows).tolist() == [7]
 
 

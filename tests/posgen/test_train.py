@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import resrope
+from resrope.posgen.embeddings import embedding
 from resrope.posgen.presets import preset
 from resrope.posgen.splits import make_splits
 from resrope.posgen.train import (
@@ -14,14 +14,12 @@ from resrope.posgen.train import (
     steps_per_epoch,
     total_steps,
 )
-from resrope.rotary import RotaryEmbedding
 
 
 def trainer(settings, seed=3):
     splits = make_splits(settings.task("cot"), **settings.split_sizes(), seed=seed)
-    table = resrope.frequencies(settings.spec("resonance-yarn"))
-    cos, sin = RotaryEmbedding(table).cos_sin(torch.arange(settings.train_length - 1))
-    return Trainer(settings, seed, torch.from_numpy(splits.train).long(), cos, sin)
+    position = embedding("resonance-yarn", settings, seed)
+    return Trainer(settings, seed, torch.from_numpy(splits.train).long(), position)
 
 
 def test_one_cycle_matches_torch():
@@ -73,7 +71,7 @@ def test_a_step_is_adamw_on_the_mean_loss_of_generated_tokens(tiny):
         reference.model.parameters(), lr=learning_rate(0, settings), weight_decay=1e-2
     )
     batch = reference.tokens[batch_rows(0, settings, 3)]
-    logits = reference.model(batch[:, :-1], reference.cos, reference.sin)
+    logits = reference.model(batch[:, :-1], reference.position.at(torch.arange(11)))
     losses = [F.cross_entropy(logits[:, at - 1], batch[:, at]) for at in range(4, 12)]
     loss = torch.stack(losses).mean()
     loss.backward()

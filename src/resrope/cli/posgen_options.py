@@ -18,7 +18,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", help="rope, yarn, linear, …, resonance-yarn; again or with commas for several."),
+    typer.Option(
+        "--method",
+        "--embedding",
+        help="rope, yarn, linear, …, resonance-yarn, none, alibi, t5, fire, …, or module:Class of your own; "
+        "again or with commas for several.",
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated: 0,1,2.  [default: the preset's]")]
 Jobs = Annotated[int | None, typer.Option(help="Parallel processes.  [default: one a processor]")]

@@ -125,9 +125,9 @@ def _cells(
 ) -> list[Cell]:
     """The matrix that was asked for. Raises ValueError for what is not there."""
     from resrope.posgen import presets
+    from resrope.posgen.embeddings import embedding
     from resrope.posgen.runner import matrix
     from resrope.posgen.tasks import TASKS
-    from resrope.spec import frequencies
 
     chosen_tasks = TASKS if tasks is None else names("--task", tasks)
     chosen_methods = presets.TABLE_1_METHODS if methods is None else names("--method", methods)
@@ -135,7 +135,7 @@ def _cells(
     for name in chosen_tasks:
         settings.task(name)
     for name in chosen_methods:
-        frequencies(settings.spec(name), seq_len=settings.test_length)
+        embedding(name, settings, 0)
     return matrix(chosen_tasks, chosen_methods, chosen_seeds)
 
 

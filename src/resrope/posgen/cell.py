@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from resrope.files import remove_leftovers
-from resrope.posgen.evaluate import Evaluation, accuracies, evaluate, run_freely
+from resrope.posgen.embeddings import embedding
+from resrope.posgen.embeddings.rotary import Rope
+from resrope.posgen.evaluate import At, Evaluation, accuracies, evaluate, run_freely
 from resrope.posgen.functions import Tokens
-from resrope.posgen.model import Decoder
 from resrope.posgen.ops import keep_heap
+from resrope.posgen.positions import when_tested
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
@@ -29,13 +31,11 @@ from resrope.posgen.record import (
     write_record,
     write_tensors,
 )
-from resrope.posgen.settings import Settings
+from resrope.posgen.settings import METHODS, Settings
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 from resrope.posgen.train import Trainer, look_steps, steps_per_epoch
 from resrope.provenance import provenance
-from resrope.rotary import RotaryEmbedding
-from resrope.spec import RopeSpec, frequencies
 
 Progress = Callable[[int], None]
 
@@ -50,10 +50,14 @@ class _Work:
     trainer: Trainer
     validation: Tensor
     test: Tensor
-    test_tables: tuple[Tensor, Tensor]
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def where(self) -> At:
+        """What tests take of positions."""
+        return when_tested(self.trainer.position, self.cell.seed)
 
 
 def run_cell(
@@ -95,15 +99,14 @@ def _prepare(cell: Cell, settings: Settings) -> _Work:
     task = settings.task(cell.task)
     splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
     tokens = {name: _begun(rows, settings) for name, rows in splits.by_name().items()}
-    cos, sin = _tables(settings.training_spec(cell.method), settings.before + settings.train_length)
+    position = embedding(cell.method, settings, cell.seed)
     return _Work(
         cell=cell,
         settings=settings,
         task=task,
-        trainer=Trainer(settings, cell.seed, tokens["train"], cos, sin),
+        trainer=Trainer(settings, cell.seed, tokens["train"], position),
         validation=tokens["validation"],
         test=tokens["test"],
-        test_tables=_tables(settings.spec(cell.method), settings.before + settings.test_length),
     )
 
 
@@ -112,12 +115,6 @@ def _begun(rows: Tokens, settings: Settings) -> Tensor:
     use."""
     before = np.full((len(rows), settings.before), settings.modulus)
     return torch.from_numpy(np.concatenate([before, rows.astype(np.int64)], axis=1))
-
-
-def _tables(spec: RopeSpec, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin for inputs of a sequence of ``length`` tokens, whose last token is never an input."""
-    table = frequencies(spec, seq_len=length)
-    return RotaryEmbedding(table).cos_sin(torch.arange(length - 1))
 
 
 def _train_to(look: int, work: _Work, progress: Progress) -> None:
@@ -132,9 +129,7 @@ def _train_to(look: int, work: _Work, progress: Progress) -> None:
         losses.append(loss)
         progress(1)
     rows = work.validation[: work.settings.look_rows]
-    seen = evaluate(
-        work.trainer.model, *work.test_tables, rows, work.task.prefix_length, work.settings.before
-    )
+    seen = evaluate(work.trainer.model, work.where, rows, work.task.prefix_length, work.settings.before)
     work.history.append(
         {
             "step": look,
@@ -145,7 +140,7 @@ def _train_to(look: int, work: _Work, progress: Progress) -> None:
         }
     )
     if _best(work) is work.history[-1]:
-        work.best = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
+        work.best = {k: v.detach().clone() for k, v in work.trainer.named_parameters().items()}
     work.seconds += time.perf_counter() - started
 
 
@@ -174,21 +169,20 @@ def _resume(out: Path, work: _Work) -> None:
 def _finish(out: Path, work: _Work) -> dict[str, Any]:
     started = time.perf_counter()
     folder = cell_folder(out, work.cell)
-    last = {k: v.detach() for k, v in work.trainer.model.state_dict().items()}
+    last = {k: v.detach() for k, v in work.trainer.named_parameters().items()}
     notes = {"cell": asdict(work.cell), "model": asdict(work.settings.model)}
     for name, weights in (("last", last), ("best", work.best)):
         write_tensors(folder / f"{name}.safetensors", weights, notes)
-    best = Decoder(work.settings.model, seed=work.cell.seed)
-    best.load_state_dict(work.best)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "cell": asdict(work.cell),
         "settings": asdict(work.settings),
         "embedding": _embedding(work),
         "history": work.history,
-        "last": _measure(work.trainer.model, work),
-        "best": {"step": _best(work)["step"], **_measure(best, work)},
+        "last": _measure(work),
     }
+    work.trainer.load(work.best)
+    record["best"] = {"step": _best(work)["step"], **_measure(work)}
     seconds = work.seconds + time.perf_counter() - started
     record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | provenance()
     write_record(out, work.cell, record)
@@ -196,14 +190,13 @@ def _finish(out: Path, work: _Work) -> dict[str, Any]:
 
 
 def _embedding(work: _Work) -> dict[str, Any]:
-    """The spec and the two tables it gave, so that a record explains itself."""
-    settings, method = work.settings, work.cell.method
-    spec, training = settings.spec(method), settings.training_spec(method)
-    return {
-        "spec": spec.to_dict(),
-        "training": frequencies(training, seq_len=settings.train_length).to_dict(),
-        "testing": frequencies(spec, seq_len=settings.test_length).to_dict(),
-    }
+    """The class, its parameters, and of RoPE the spec and the tables, so that a record explains itself."""
+    settings, method, position = work.settings, work.cell.method, work.trainer.position
+    parameters = sum(p.numel() for p in position.parameters())
+    made: dict[str, Any] = {"class": type(position).__qualname__, "parameters": parameters}
+    if isinstance(position, Rope):
+        made |= {"training": position.tables[True].to_dict(), "testing": position.tables[False].to_dict()}
+    return made | ({"spec": settings.spec(method).to_dict()} if method in METHODS else {})
 
 
 def _best(work: _Work) -> dict[str, Any]:
@@ -220,9 +213,9 @@ def _gave_up(work: _Work) -> bool:
     return len(work.history) - 1 - work.history.index(_best(work)) >= work.settings.patience
 
 
-def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
-    prefix, before = work.task.prefix_length, work.settings.before
-    forced = evaluate(model, *work.test_tables, work.test, prefix, before)
+def _measure(work: _Work) -> dict[str, Any]:
+    model, prefix, before = work.trainer.model, work.task.prefix_length, work.settings.before
+    forced = evaluate(model, work.where, work.test, prefix, before)
     measured = {
         "loss": float(forced.loss[prefix:].mean()),
         **accuracies(forced, work.task, work.settings.train_length),
@@ -230,7 +223,7 @@ def _measure(model: Decoder, work: _Work) -> dict[str, Any]:
     }
     if work.settings.free_running_rows:
         rows = work.test[: work.settings.free_running_rows]
-        free = run_freely(model, *work.test_tables, rows, prefix, before)
+        free = run_freely(model, work.where, rows, prefix, before)
         measured["free_running"] = {
             **accuracies(free, work.task, work.settings.train_length),
             **_by_position(free),

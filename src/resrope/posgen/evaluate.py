@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,11 @@ from torch.nn import functional as F
 
 from resrope.posgen.locality import kinds
 from resrope.posgen.model import Decoder
+from resrope.posgen.positions import Where
 from resrope.posgen.tasks import Task
+
+At = Callable[[int], Where]
+"""Length -> what a forward over so many tokens takes of positions."""
 
 _ROWS = 50  # sequences a forward pass: enough to fill the cores, small enough to stay in the cache
 
@@ -36,9 +41,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int, before: int = 0
-) -> Evaluation:
+def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, before: int = 0) -> Evaluation:
     """Predict every token from the true ones before it (the paper's OOD accuracy is scored so).
 
     tokens: [rows, before + length] int64; cos, sin: [before + length - 1, head_dim/2] or longer. before:
@@ -50,8 +53,9 @@ def evaluate(
     correct = torch.zeros(length, dtype=torch.int64)
     loss = torch.zeros(length, dtype=torch.float64)
     first = prefix_length - 1  # the query that predicts the first generated token
+    there = where(length - 1)
     for batch in torch.split(tokens, _ROWS):
-        logits = model(batch[:, :-1], cos[: length - 1], sin[: length - 1])[:, first:]
+        logits = model(batch[:, :-1], there)[:, first:]
         targets = batch[:, prefix_length:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0)
@@ -60,9 +64,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def run_freely(
-    model: Decoder, cos: Tensor, sin: Tensor, tokens: Tensor, prefix_length: int, before: int = 0
-) -> Evaluation:
+def run_freely(model: Decoder, where: At, tokens: Tensor, prefix_length: int, before: int = 0) -> Evaluation:
     """Generate greedily from the prefix alone and compare with the true sequence; the loss is not known.
 
     As ``evaluate`` else.
@@ -71,7 +73,7 @@ def run_freely(
     rows, length = tokens.shape
     written = tokens[:, :prefix_length]
     for position in range(prefix_length, length):
-        logits = model(written, cos[:position], sin[:position])
+        logits = model(written, where(position))
         written = torch.cat((written, logits[:, -1:].argmax(-1)), dim=1)
     correct = (written == tokens).sum(0)
     correct[:prefix_length] = 0

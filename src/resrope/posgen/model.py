@@ -1,4 +1,4 @@
-"""The benchmark's model: a decoder-only Transformer of T5-Small layers with RoPE (Appendix C.1)."""
+"""The benchmark's model: a decoder-only Transformer of T5-Small layers (Appendix C.1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resrope.posgen.dropout import Dropout, Mask, Place
-from resrope.posgen.ops import add_linear, attend, norm_linear, pair_rows, relu_, rotation
+from resrope.posgen.ops import add_linear, attend, norm_linear, pair_rows, relu_
+from resrope.posgen.positions import Where
 
 _EPS = 1e-6  # T5's layer_norm_epsilon
 
@@ -84,25 +85,26 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, generator) for _ in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
 
-    def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor, *, dropout_seed: int | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, where: Where, *, dropout_seed: int | None = None) -> Tensor:
         """Return the logits of each position's next token, [batch, seq, vocab_size].
 
-        tokens: int64 [batch, seq]; cos, sin: [seq, head_dim/2], with the attention factor in them.
+        tokens: int64 [batch, seq]; where: what the position embedding gives for so many tokens.
         dropout_seed: None runs without dropout; equal seeds draw equal masks. Under
         `torch.no_grad()` memory grows with batch * seq * (d_ff + 4 * d_model) only.
-        Raises ValueError when the tables do not fit the tokens.
+        Raises ValueError when the positions do not fit the tokens.
         """
-        self._check(tokens, cos, sin)
+        self._check(tokens, where)
         config, shape = self.config, tokens.shape
         dropping = dropout_seed is not None and config.dropout > 0
         dropout = Dropout(config.dropout, dropout_seed or 0) if dropping else None
-        turns = rotation(cos, sin, config.n_heads)
         x = F.embedding(tokens.flatten(), self.embedding)
+        if where.input is not None:
+            x = (x.view(*shape, -1) + where.input).flatten(0, 1)
         if dropout is not None:
             x = _dropped(x, dropout)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            x = self._layer(layer, index, x, turns, dropout)
+            x = self._layer(layer, index, x, where, dropout)
         mask = None if dropout is None else dropout.mask(Place.FINAL, 0, tuple(x.shape))
         scale = config.d_model**-0.5 * (1.0 if dropout is None else dropout.scale)
         logits = norm_linear(x, self.final_norm * scale, self.embedding, eps=_EPS, mask=mask)
@@ -113,11 +115,11 @@ class Decoder(nn.Module):
         layer: DecoderLayer,
         index: int,
         x: Tensor,
-        turns: Tensor,
+        where: Where,
         dropout: Dropout | None,
     ) -> Tensor:
         """One layer over x: [batch * seq, d_model]."""
-        config, seq, tokens = self.config, turns.shape[0], x.shape[0]
+        config, seq, tokens = self.config, len(where), x.shape[0]
 
         def mask(place: Place, *shape: int) -> Mask | None:
             return None if dropout is None else dropout.mask(place, index, shape)
@@ -126,7 +128,7 @@ class Decoder(nn.Module):
         scale = 1.0 if dropout is None else dropout.scale**2
         qkv = norm_linear(x, layer.attention_norm, pair_rows(layer.qkv, config.n_heads), eps=_EPS)
         heads = tokens // seq * config.n_heads
-        context = attend(qkv, turns, mask(Place.ATTENTION_WEIGHTS, heads, seq, seq))
+        context = attend(qkv, where.turns, mask(Place.ATTENTION_WEIGHTS, heads, seq, seq), where.bias)
         attended = mask(Place.ATTENTION_OUTPUT, tokens, config.d_model)
         x = add_linear(x, context, layer.o, scale=scale, mask=attended)
         hidden = norm_linear(x, layer.feed_forward_norm, layer.wi, eps=_EPS)
@@ -134,13 +136,14 @@ class Decoder(nn.Module):
         fed = mask(Place.FEED_FORWARD_OUTPUT, tokens, config.d_model)
         return add_linear(x, hidden, layer.wo, scale=scale, mask=fed)
 
-    def _check(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> None:
+    def _check(self, tokens: Tensor, where: Where) -> None:
         if tokens.ndim != 2 or tokens.dtype != torch.int64:
             raise ValueError(f"tokens must be int64 [batch, seq], got {tokens.dtype} {list(tokens.shape)}")
-        expected = [tokens.shape[1], self.config.head_dim // 2]
-        for name, table in (("cos", cos), ("sin", sin)):
-            if list(table.shape) != expected:
-                raise ValueError(f"{name} must be [seq, head_dim/2] = {expected}, got {list(table.shape)}")
+        expected = [tokens.shape[1], 3, self.config.n_heads, self.config.head_dim // 2]
+        if list(where.turns.shape) != expected:
+            raise ValueError(
+                f"turns must be [seq, 3, n_heads, head_dim/2] = {expected}, got {list(where.turns.shape)}"
+            )
 
 
 def _dropped(x: Tensor, dropout: Dropout) -> Tensor:

@@ -142,8 +142,13 @@ def pair_rows(weight: Tensor, n_heads: int) -> Tensor:
 def rotation(cos: Tensor, sin: Tensor, n_heads: int) -> Tensor:
     """Return the factors of q, k (cos + i sin) and v (1): complex [seq, 3, n_heads, head_dim/2]."""
     turns = torch.complex(cos, sin)
+    return turning(turns, turns, n_heads)
+
+
+def turning(queries: Tensor, keys: Tensor, n_heads: int) -> Tensor:
+    """The same of complex factors [seq, head_dim/2], one for q and one for k."""
     # Written out per head: a complex product runs half as fast over a broadcast axis.
-    return torch.stack([turns, turns, torch.ones_like(turns)], 1)[:, :, None].repeat(1, 1, n_heads, 1)
+    return torch.stack([queries, keys, torch.ones_like(keys)], 1)[:, :, None].repeat(1, 1, n_heads, 1)
 
 
 def _rotate(qkv: Tensor, turns: Tensor) -> Tensor:
@@ -208,15 +213,31 @@ class _Attend(Function):
         return _rotate_back(grad_qkv, turns), None, None
 
 
-def attend(qkv: Tensor, turns: Tensor, mask: Mask | None = None) -> Tensor:
-    """Causal attention without 1/sqrt(head_dim): mask(softmax(q' k'^T)) v, q' and k' rotated.
+def _attend_plainly(qkv: Tensor, turns: Tensor, bias: Tensor | None, mask: Mask | None) -> Tensor:
+    """By autograd, with gradients for the turns and the bias too."""
+    seq, _, n_heads, pairs = turns.shape
+    rotated = torch.view_as_complex(qkv.view(-1, *turns.shape, 2)) * turns
+    q, k, v = torch.view_as_real(rotated).permute(2, 0, 3, 1, 4, 5).reshape(3, -1, n_heads, seq, 2 * pairs)
+    scores = q @ k.mT + (0.0 if bias is None else bias) + q.new_full((seq, seq), -torch.inf).triu_(1)
+    weights = torch.softmax(scores, -1)
+    if mask is not None:
+        weights = weights * mask.kept_(torch.ones_like(weights).flatten(0, 1)).view_as(weights)
+    return _heads_last((weights @ v).flatten(0, 1), n_heads)
+
+
+def attend(qkv: Tensor, turns: Tensor, mask: Mask | None = None, bias: Tensor | None = None) -> Tensor:
+    """Causal attention without 1/sqrt(head_dim): mask(softmax(q' k'^T + bias)) v, q' and k' rotated.
 
     qkv: [batch * seq, 3 * n_heads * head_dim] with neighbouring pairs in q and k (`pair_rows`);
-    turns: from `rotation`. Returns [batch * seq, n_heads * head_dim]. Without a gradient to keep
-    and without a mask, the scores are never stored.
+    turns: from `rotation`; bias: [n_heads, seq, seq]. Returns [batch * seq, n_heads * head_dim]. Without a
+    gradient to keep and without a mask, the scores are never stored.
     """
+    seq, _, n_heads, pairs = turns.shape
     if mask is None and not torch.is_grad_enabled():
-        q, k, v = _rotate(qkv, turns).view(3, -1, turns.shape[2], turns.shape[0], 2 * turns.shape[3])
-        context = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        return _heads_last(context.flatten(0, 1), turns.shape[2])
+        q, k, v = _rotate(qkv, turns).view(3, -1, n_heads, seq, 2 * pairs)
+        future = None if bias is None else bias + bias.new_full((seq, seq), -torch.inf).triu_(1)
+        context = F.scaled_dot_product_attention(q, k, v, future, is_causal=bias is None, scale=1.0)
+        return _heads_last(context.flatten(0, 1), n_heads)
+    if bias is not None or turns.requires_grad:
+        return _attend_plainly(qkv, turns, bias, mask)
     return _Attend.apply(qkv, turns, mask)  # type: ignore[no-any-return, no-untyped-call]

@@ -36,7 +36,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder: ``cot-resonance-yarn-seed0``."""
-        return f"{self.task}-{self.method}-seed{self.seed}"
+        return f"{self.task}-{self.method.replace(':', '.')}-seed{self.seed}"
 
 
 def open_run(out: Path, preset: str, settings: Settings) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resrope.posgen.embeddings import EMBEDDINGS
 from resrope.posgen.evaluate import Evaluation, accuracies, regions
 from resrope.posgen.locality import KINDS, local_accuracy, windows
 from resrope.posgen.record import Cell, read_records, read_run
@@ -44,7 +45,8 @@ def summarise_run(out: Path) -> tuple[dict[str, Any], list[Record]]:
 
 def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[str, Any]:
     tasks = _present(TASKS, records, "task")
-    methods = _present(METHODS, records, "method")
+    there = dict.fromkeys(r["cell"]["method"] for r in records)
+    methods = _present(dict.fromkeys([*METHODS, *EMBEDDINGS, *there]), records, "method")
     return {
         "preset": preset,
         "settings": asdict(settings),
@@ -81,7 +83,7 @@ def _is_the_papers_task(settings: Settings) -> bool:
     return ours == (1, 3, 17, "sum", 64, 256)
 
 
-def _present(order: Sequence[str], records: list[Record], key: str) -> list[str]:
+def _present(order: Iterable[str], records: list[Record], key: str) -> list[str]:
     there = {r["cell"][key] for r in records}
     return [name for name in order if name in there]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resrope.posgen.model import Decoder
+from resrope.posgen.positions import PositionEmbedding, Where
 from resrope.posgen.settings import Settings
+
+# Before the names of a position embedding's own parameters.
+POSITION = "position."
 
 
 def steps_per_epoch(settings: Settings) -> int:
@@ -64,18 +68,17 @@ def _epoch_order(epoch: int, rows: int, seed: int) -> Tensor:
 class Trainer:
     """A model and its AdamW between steps. ``step`` counts the steps done.
 
-    tokens: [train_rows, before + train_length] int64; cos, sin: [before + train_length - 1, head_dim/2]
-    float32 with the attention factor in them.
+    tokens: [train_rows, before + train_length] int64. position: its parameters are trained too.
     """
 
     settings: Settings
     seed: int
     tokens: Tensor
-    cos: Tensor
-    sin: Tensor
+    position: PositionEmbedding
     step: int = 0
     model: Decoder = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
+    _fixed: Where | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.model = Decoder(self.settings.model, seed=self.seed)
@@ -91,7 +94,20 @@ class Trainer:
         )
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.named_parameters().items() if p.requires_grad}
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Of the model, and of the position embedding behind ``position.``."""
+        own = {f"{POSITION}{name}": p for name, p in self.position.named_parameters()}
+        return dict(self.model.named_parameters()) | own
+
+    def _where(self, length: int) -> Where:
+        """Of this step; drawn from the seed and the step where anything is drawn."""
+        if self._fixed is None or not self.position.fixed:
+            self.position.train()
+            random = np.random.default_rng([self.seed, self.step])
+            self._fixed = self.position.at(self.position.positions(length, random))
+        return self._fixed
 
     def losses(self, until: int) -> Iterator[float]:
         """Train until ``until`` steps are done, yielding each step's mean loss in nats."""
@@ -105,7 +121,7 @@ class Trainer:
         prefix = self.settings.before + self.settings.j + self.settings.k
         # Seeds of dropout are spread so that no two (seed, step) pairs share one.
         dropout_seed = self.seed * 2**32 + self.step
-        logits = self.model(batch[:, :-1], self.cos, self.sin, dropout_seed=dropout_seed)
+        logits = self.model(batch[:, :-1], self._where(batch.shape[1] - 1), dropout_seed=dropout_seed)
         loss = F.cross_entropy(logits[:, prefix - 1 :].flatten(0, 1), batch[:, prefix:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -115,17 +131,22 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything the next step depends on, but for ``step``: weights and both moments."""
-        state = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        state = {f"model.{name}": p.detach() for name, p in self.named_parameters().items()}
         for name, p in self._trained().items():
             for moment in ("exp_avg", "exp_avg_sq"):
                 state[f"{moment}.{name}"] = self.optimizer.state[p][moment]
         return state
 
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Put ``weights`` in the place of all parameters, by ``named_parameters``."""
+        for name, p in self.named_parameters().items():
+            p.copy_(weights[name])
+
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         """Inverse of ``state``: the following steps give the same bits as without the interruption."""
+        self.load({name: state[f"model.{name}"] for name in self.named_parameters()})
         with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                p.copy_(state[f"model.{name}"])
             for name, p in self._trained().items():
                 self.optimizer.state[p] = {
                     "step": torch.tensor(float(step)),

@@ -1,0 +1,72 @@
+"""The position embeddings of the benchmark by name: RoPE's scalings, what people compare them with, a user's
+own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resrope.posgen.embeddings.added import Learned, NoPE, Sinusoidal
+from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
+from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, Rope, XPos
+from resrope.posgen.positions import PositionEmbedding, Sizes
+from resrope.posgen.settings import METHODS, Settings
+
+GROUP = "resrope.posgen_embeddings"
+EMBEDDINGS: dict[str, Callable[[Sizes], PositionEmbedding]] = {
+    "none": NoPE,
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "alibi": ALiBi,
+    "t5": T5Bias,
+    "randomised-rope": RandomisedRope,
+    "pose": PoSE,
+    "xpos": XPos,
+    "fire": Fire,
+    "p-rope": PRope,
+}
+"""Beside ``METHODS``."""
+
+
+def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
+    """The embedding called ``name``: of ``METHODS``, of ``EMBEDDINGS``, of an entry point in the group
+    ``resrope.posgen_embeddings``, or ``module:Class``. Its parameters are drawn from ``seed``.
+
+    Raises ValueError for a name that is none of them, and for what is no position embedding.
+    """
+    if name in METHODS:
+        return Rope.of(settings, name)
+    make = EMBEDDINGS.get(name) or _found(name)
+    if not callable(make):
+        raise ValueError(f"{name} must name a class, got {make!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = make(Sizes.of(settings))
+    if not isinstance(made, PositionEmbedding):
+        raise ValueError(
+            f"{name} must make a resrope.posgen.positions.PositionEmbedding, got {type(made).__name__}"
+        )
+    return made
+
+
+def _found(name: str) -> Any:
+    """Of an entry point, or imported."""
+    for point in entry_points(group=GROUP, name=name):
+        return point.load()
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        known = ", ".join([*METHODS, *EMBEDDINGS, *(p.name for p in entry_points(group=GROUP))])
+        raise ValueError(f"method must be one of {known}, or module:Class, got {name!r}")
+    here = str(Path.cwd())  # where a user's module lies that is not installed
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} must name a class that can be imported: {error}") from None

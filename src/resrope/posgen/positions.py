@@ -1,0 +1,126 @@
+"""What a forward takes of positions, and the protocol that every position embedding fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resrope.posgen.ops import rotation, turning
+
+if TYPE_CHECKING:
+    from resrope.posgen.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Positions as one forward takes them. turns: the factors of queries, keys and values, complex
+    [seq, 3, n_heads, head_dim/2] (``ops.rotation``). input: added to the tokens' embeddings, [seq, d_model].
+    bias: added to the scores, [n_heads, seq (queries), seq (keys)]."""
+
+    turns: Tensor
+    input: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+
+def rotated(cos: Tensor, sin: Tensor, n_heads: int) -> Where:
+    """Of one rotary table for queries and keys alike, cos and sin [seq, head_dim/2]."""
+    return Where(rotation(cos, sin, n_heads))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """What an embedding is made for; lengths in tokens that the model reads."""
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    train_length: int
+    test_length: int
+    rope_theta: float = 10000.0
+
+    @staticmethod
+    def of(settings: Settings) -> Sizes:
+        """Those of a run."""
+        return Sizes(
+            d_model=settings.d_model,
+            n_heads=settings.n_heads,
+            head_dim=settings.head_dim,
+            train_length=settings.before + settings.train_length,
+            test_length=settings.before + settings.test_length,
+            rope_theta=settings.rope_theta,
+        )
+
+
+class PositionEmbedding(nn.Module):
+    """A position embedding: one or several of ``rotation``, ``input`` and ``bias``, each of positions [seq].
+
+    Parameters that a subclass registers are trained with the model; they are drawn after torch's generator
+    was seeded for the run. ``self.training`` tells training from testing, as everywhere in torch.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Factors of queries and of keys, complex [seq, head_dim/2] each; None: they stay."""
+        return None
+
+    def input(self, positions: Tensor) -> Tensor | None:
+        """What is added to the tokens' embeddings, [seq, d_model]."""
+        return None
+
+    def bias(self, positions: Tensor) -> Tensor | None:
+        """What is added to the scores, [n_heads, seq (queries), seq (keys)]; keys after the query do not
+        count."""
+        return None
+
+    def positions(self, length: int, random: np.random.Generator) -> Tensor:
+        """The positions of a sequence, [length]; 0, 1, … unless they are drawn."""
+        return torch.arange(length)
+
+    def at(self, positions: Tensor) -> Where:
+        """All three together. Raises ValueError for other shapes and for numbers that are none."""
+        seq, sizes = len(positions), self.sizes
+        pairs = self.rotation(positions) or (torch.ones(seq, sizes.head_dim // 2, dtype=torch.complex64),) * 2
+        added, bias = self.input(positions), self.bias(positions)
+        for name, one in zip(("of queries", "of keys"), pairs, strict=True):
+            self._check(f"rotation {name}", one, [seq, sizes.head_dim // 2], turns=True)
+        self._check("input", added, [seq, sizes.d_model])
+        self._check("bias", bias, [sizes.n_heads, seq, seq])
+        return Where(turning(*pairs, sizes.n_heads), added, bias)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it gives the same at every step."""
+        drawn = type(self).positions is not PositionEmbedding.positions
+        return not drawn and next(self.parameters(), None) is None
+
+    def _check(self, what: str, made: Tensor | None, shape: list[int], *, turns: bool = False) -> None:
+        if made is None:
+            return
+        name, kind = type(self).__name__, "complex" if turns else "real"
+        if not isinstance(made, Tensor) or list(made.shape) != shape or made.is_complex() != turns:
+            given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"{name}: {what} must be {kind} {shape}, got {given}")
+        if not torch.isfinite(torch.view_as_real(made) if turns else made).all():
+            raise ValueError(f"{name}: {what} holds numbers that are not finite")
+
+
+def when_tested(position: PositionEmbedding, seed: int) -> Callable[[int], Where]:
+    """Length -> what a test of so many tokens takes; what is drawn is drawn from ``seed`` alone."""
+
+    @torch.no_grad()
+    def where(length: int) -> Where:
+        position.eval()
+        return position.at(position.positions(length, np.random.default_rng(seed)))
+
+    return where
