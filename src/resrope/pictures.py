@@ -6,7 +6,14 @@ import io
 import zlib
 from typing import Any
 
-_RESONANCE = "resonance-"
+# What stands before a method's name, and how its line is drawn.
+_BEFORE = {
+    "resonance-": "-",
+    "distinct-": "-.",
+    "prime-": ":",
+    "coprime-": (0, (5, 1)),
+    "listed-": (0, (1, 2)),
+}
 METHOD_TITLES = {
     "rope": "RoPE",
     "linear": "Linear (PI)",
@@ -38,9 +45,15 @@ _COLOURS |= {"dynamic-ntk": "#8d6a9f", "llama3": "#7f7f7f", "abf": "#a0522d", "l
 def title(label: str) -> str:
     """A method's name as the papers write it, its parameters behind it; any other name as it is."""
     name, colon, parameters = label.partition(":")
-    plain = name.removeprefix(_RESONANCE)
-    words = ("Resonance " if plain != name else "") + METHOD_TITLES.get(plain, plain)
+    before, plain = _parted(name)
+    words = before.removesuffix("-").capitalize() + " " * bool(before) + METHOD_TITLES.get(plain, plain)
     return f"{words} ({parameters})" if colon else words
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """``resonance-yarn`` to ``resonance-`` and ``yarn``; other names have nothing before them."""
+    before = next((prefix for prefix in _BEFORE if name.startswith(prefix)), "")
+    return before, name.removeprefix(before)
 
 
 def style(label: str) -> dict[str, Any]:
@@ -49,11 +62,11 @@ def style(label: str) -> dict[str, Any]:
     Methods with parameters of their own, ``yarn:factor=8``, get a shade by their parameters.
     """
     name, _, parameters = label.partition(":")
-    plain = name.removeprefix(_RESONANCE)
+    before, plain = _parted(name)
     shade = zlib.crc32(parameters.encode()) % 100 / 100 if parameters else 1.0
     return {
         "color": _COLOURS.get(plain, "#444444"),
-        "linestyle": "-" if name != plain else "--",
+        "linestyle": _BEFORE.get(before, "--"),
         "label": title(label),
         "linewidth": 1.6,
         "alpha": 0.35 + 0.65 * shade,

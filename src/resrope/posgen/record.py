@@ -44,7 +44,7 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
 
     Raises ValueError when ``out`` holds other settings (naming them) or something else.
     """
-    rundir.open_run(out, SCHEMA, asdict(settings), preset=preset)
+    rundir.open_run(out, SCHEMA, json.loads(json.dumps(asdict(settings))), preset=preset)
 
 
 def read_run(out: Path) -> tuple[str, Settings]:

@@ -25,7 +25,7 @@ class Settings:
     as in the authors' code, "constant" no schedule. Loss and accuracy count generated tokens only.
     Embedding: `factor` is s; `original_length` is L, train_length where it is None;
     YaRN's ramp as in ``resrope.Yarn`` with the beta_fast = 2 the authors tuned for this benchmark;
-    without `scale_in_training` the scaling comes in at test time only.
+    without `scale_in_training` the scaling comes in at test time only; `wavelengths` are those of listed-….
     As in the authors' code (``released``): `split`, see ``make_splits``; without `train_feed_forward` its
     weights stay as they were drawn; `eos_prefix` puts one more token before every sequence; `best_by` says
     which checkpoint is the best, that of the lowest validation loss or of the highest accuracy in
@@ -66,6 +66,7 @@ class Settings:
     blend: Literal["frequency", "wavelength"] = "frequency"
     original_length: int | None = None
     scale_in_training: bool = True
+    wavelengths: tuple[int, ...] = ()
     split: SplitKind = "disjoint"
     train_feed_forward: bool = True
     eos_prefix: bool = False
@@ -76,6 +77,9 @@ class Settings:
     free_running_rows: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.wavelengths, list | tuple):
+            raise ValueError(f"wavelengths must be a list of integers, got {self.wavelengths!r}")
+        object.__setattr__(self, "wavelengths", tuple(self.wavelengths))  # JSON has lists alone
         self._check_numbers()
         rows = {"train": self.train_rows, "validation": self.validation_rows, "test": self.test_rows}
         for task in TASKS:
@@ -104,6 +108,8 @@ class Settings:
         check.integer("free_running_rows", self.free_running_rows, 0, "test sequences to generate freely")
         if self.original_length is not None:
             check.integer("original_length", self.original_length, 1, "L of the scaling")
+        for period in self.wavelengths:
+            check.integer("every one of wavelengths", period, 1, "tokens")
         if self.patience is not None:
             check.integer("patience", self.patience, 1, "looks that are not better")
         for name in ("scale_in_training", "train_feed_forward", "eos_prefix"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 from resrope.posgen.embeddings.added import Learned, NoPE, Sinusoidal
 from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
 from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, Rope, XPos
+from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED, chosen, listed
 from resrope.posgen.positions import PositionEmbedding, Sizes
 from resrope.posgen.settings import METHODS, Settings
+from resrope.spec import Frequencies
 
 GROUP = "resrope.posgen_embeddings"
 EMBEDDINGS: dict[str, Callable[[Sizes], PositionEmbedding]] = {
@@ -35,13 +38,17 @@ EMBEDDINGS: dict[str, Callable[[Sizes], PositionEmbedding]] = {
 
 
 def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
-    """The embedding called ``name``: of ``METHODS``, of ``EMBEDDINGS``, of an entry point in the group
-    ``resrope.posgen_embeddings``, or ``module:Class``. Its parameters are drawn from ``seed``.
+    """The embedding called ``name``: of ``METHODS``, with other integers for wavelengths
+    (``distinct-yarn``), of ``EMBEDDINGS``, of an entry point in the group ``resrope.posgen_embeddings``, or
+    ``module:Class``. Its parameters are drawn from ``seed``.
 
     Raises ValueError for a name that is none of them, and for what is no position embedding.
     """
     if name in METHODS:
         return Rope.of(settings, name)
+    choice, dash, plain = name.partition("-")
+    if dash and choice in (*CHOICES, LISTED) and plain in METHODS:
+        return Rope.of(settings, plain, partial(_moved, choice=choice, settings=settings))
     make = EMBEDDINGS.get(name) or _found(name)
     if not callable(make):
         raise ValueError(f"{name} must name a class, got {make!r}")
@@ -55,13 +62,19 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     return made
 
 
+def _moved(table: Frequencies, *, choice: str, settings: Settings) -> Frequencies:
+    return listed(table, settings.wavelengths) if choice == LISTED else chosen(table, choice)
+
+
 def _found(name: str) -> Any:
     """Of an entry point, or imported."""
     for point in entry_points(group=GROUP, name=name):
         return point.load()
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = ", ".join([*METHODS, *EMBEDDINGS, *(p.name for p in entry_points(group=GROUP))])
+        own = [point.name for point in entry_points(group=GROUP)]
+        moved = [f"{choice}-…" for choice in (*CHOICES, LISTED)]
+        known = ", ".join([*METHODS, *moved, *EMBEDDINGS, *own])
         raise ValueError(f"method must be one of {known}, or module:Class, got {name!r}")
     here = str(Path.cwd())  # where a user's module lies that is not installed
     if here not in sys.path:

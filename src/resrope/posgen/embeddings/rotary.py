@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,14 +26,12 @@ class Rope(PositionEmbedding):
         }
 
     @staticmethod
-    def of(settings: Settings, name: str) -> Rope:
-        """The method called ``name``, each table for the length that it meets."""
+    def of(settings: Settings, name: str, moved: Callable[[Frequencies], Frequencies] | None = None) -> Rope:
+        """The method called ``name``, each table for the length that it meets; ``moved`` may change both."""
         sizes = Sizes.of(settings)
-        return Rope(
-            sizes,
-            frequencies(settings.training_spec(name), seq_len=sizes.train_length),
-            frequencies(settings.spec(name), seq_len=sizes.test_length),
-        )
+        trained = frequencies(settings.training_spec(name), seq_len=sizes.train_length)
+        tested = frequencies(settings.spec(name), seq_len=sizes.test_length)
+        return Rope(sizes, *((trained, tested) if moved is None else (moved(trained), moved(tested))))
 
     def _longest(self, training: bool) -> int:
         return self.sizes.train_length if training else self.sizes.test_length
