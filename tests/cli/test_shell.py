@@ -90,7 +90,7 @@ def test_help_is_fast_and_needs_no_torch():
             "posgen run --out OUT --task maths",
             "task must be one of recursive, cot, semi-recursive, got 'maths'",
         ),
-        ("posgen run --out OUT --method alibi", "method must be one of rope"),
+        ("posgen run --out OUT --method rotary", "method must be one of rope"),
         ("posgen run --out OUT --seeds one", "--seeds takes integers >= 0"),
         ("posgen run --out OUT --set epoch=1", "unknown setting 'epoch'"),
         ("posgen run --out OUT --set modulus=3", "prefixes exist, fewer than the 12000 sequences asked for"),

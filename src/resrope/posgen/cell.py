@@ -176,7 +176,7 @@ def _finish(out: Path, work: _Work) -> dict[str, Any]:
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "cell": asdict(work.cell),
-        "settings": asdict(work.settings),
+        "settings": work.settings.to_dict(),
         "embedding": _embedding(work),
         "history": work.history,
         "last": _measure(work),

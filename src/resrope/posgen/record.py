@@ -9,7 +9,7 @@ OUT/cells/<cell>/checkpoint.safetensors    only while it is unfinished
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
 
     Raises ValueError when ``out`` holds other settings (naming them) or something else.
     """
-    rundir.open_run(out, SCHEMA, json.loads(json.dumps(asdict(settings))), preset=preset)
+    rundir.open_run(out, SCHEMA, settings.to_dict(), preset=preset)
 
 
 def read_run(out: Path) -> tuple[str, Settings]:

@@ -49,7 +49,7 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
     methods = _present(dict.fromkeys([*METHODS, *EMBEDDINGS, *there]), records, "method")
     return {
         "preset": preset,
-        "settings": asdict(settings),
+        "settings": settings.to_dict(),
         "tasks": tasks,
         "methods": methods,
         "seeds": sorted({r["cell"]["seed"] for r in records}),

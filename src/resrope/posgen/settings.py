@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from resrope.posgen.model import ModelConfig
@@ -123,6 +123,10 @@ class Settings:
         check.one_of("schedule", self.schedule, ("one-cycle", "constant"))
         if self.warmup >= 1:
             raise ValueError(f"warmup must be < 1 (share of all steps), got {self.warmup}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {**asdict(self), "wavelengths": list(self.wavelengths)}
 
     @property
     def model(self) -> ModelConfig:
