@@ -17,6 +17,7 @@ from typing import Any
 from resrope.posgen.page import write_report
 from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.result import result_from, write_result
 from resrope.posgen.settings import Settings
 from resrope.provenance import commit
 
@@ -30,6 +31,8 @@ def main(run: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in (*files.values(), run / "run.json"):
         shutil.copyfile(path, out / path.name)
+    result = result_from(name, settings, records, title=f"The project's own, preset {name}", by="resrope")
+    write_result(result, out / "result.json")
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 

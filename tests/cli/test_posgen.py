@@ -194,3 +194,32 @@ def test_a_users_own_embedding_in_worker_processes(tmp_path, less):
     else:
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "run" / "cells" / "cot-mine.Mine-seed0" / "record.json").is_file()
+
+
+def test_a_result_handed_in_checked_and_shown(capsys, tmp_path):
+    from resrope.cli.values import assignments
+    from resrope.posgen.cell import run_cell
+    from resrope.posgen.presets import preset
+    from resrope.posgen.record import Cell, open_run
+
+    run, settings = tmp_path / "run", preset("quick").override(assignments(TINY))
+    open_run(run, "quick", settings)
+    run_cell(run, Cell(task="cot", method="rope", seed=0), settings)
+    file = run / "result.json"
+    submitted = output(capsys, "posgen", "submit", str(run), "--title", "Mine", "--by", "Me")
+    assert submitted == f"{file}: 1 cells\n"
+    assert output(capsys, "posgen", "validate", str(file)) == f"{file}: Mine, 1 cells, valid\n"
+    assert json.loads(output(capsys, "posgen", "validate", str(tmp_path), "--json"))[0]["cells"] == 1
+    page = tmp_path / "board.html"
+    output(capsys, "posgen", "board", str(tmp_path), "--out", str(page))
+    assert "Mine" in page.read_text()
+    file.write_text(file.read_text().replace("result-1", "result-9"))
+    for words in (
+        ["validate", str(file)],
+        ["board", str(file), "--out", str(page)],
+        ["board", str(tmp_path), "--out", "x.pdf"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["posgen", *words])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1

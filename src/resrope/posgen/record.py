@@ -50,7 +50,8 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
 def read_run(out: Path) -> tuple[str, Settings]:
     """The preset's name and the settings of the run in ``out``. Raises ValueError if there is none."""
     run = rundir.read_run(out, SCHEMA)
-    if "preset" not in run or set(run["settings"]) != {f.name for f in fields(Settings)}:
+    # What a run from before a field was there does not name has its default, which is how it was then.
+    if "preset" not in run or not set(run["settings"]) <= {f.name for f in fields(Settings)}:
         raise ValueError(f"{out / 'run.json'} does not hold the settings of this version of resrope")
     return str(run["preset"]), Settings(**run["settings"])
 

@@ -107,11 +107,12 @@ def _accuracies(settings: Settings, records: list[Record], task: str, method: st
     free = [r["last"]["free_running"] for r in cells if "free_running" in r["last"]]
     if free:
         measured["free_running"] = free
-    counted = {kind: [_counted(settings, task, part) for part in rows] for kind, rows in measured.items()}
-    return {kind: {n: _summary([c[n] for c in rows]) for n in REGIONS} for kind, rows in counted.items()}
+    found = {kind: [counted(settings, task, part) for part in rows] for kind, rows in measured.items()}
+    return {kind: {n: _summary([c[n] for c in rows]) for n in REGIONS} for kind, rows in found.items()}
 
 
-def _counted(settings: Settings, task: str, part: Record) -> dict[str, float | None]:
+def counted(settings: Settings, task: str, part: Record) -> dict[str, float | None]:
+    """Accuracy in every region from ``correct_by_position`` and ``rows``."""
     correct = np.array(part["correct_by_position"])
     seen = Evaluation(rows=part["rows"], correct=correct, loss=np.full(len(correct), np.nan))
     return accuracies(seen, settings.task(task), settings.train_length)
@@ -122,7 +123,7 @@ def _effects(settings: Settings, records: list[Record], task: str, methods: list
     effects = {}
 
     def ood(record: Record, checkpoint: str) -> float:
-        return _counted(settings, task, record[checkpoint])["ood"] or 0.0
+        return counted(settings, task, record[checkpoint])["ood"] or 0.0
 
     for plain in methods:
         without, resonant = cells_of(records, task, plain), cells_of(records, task, f"resonance-{plain}")

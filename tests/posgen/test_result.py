@@ -1,0 +1,104 @@
+import copy
+import json
+
+import pytest
+
+from resrope.posgen.board import board, entries
+from resrope.posgen.cell import run_cell
+from resrope.posgen.record import Cell, open_run
+from resrope.posgen.result import check, read_result, result_of, results_in, schema, write_result
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of two methods and two seeds, and its result."""
+    from tests.posgen.conftest import TINY
+
+    from resrope.posgen.settings import Settings
+
+    folder, tiny = tmp_path_factory.mktemp("run"), Settings().override({**TINY, "epochs": 1, "looks": 1})
+    open_run(folder, "quick", tiny)
+    for method in ("rope", "alibi"):
+        for seed in (0, 1):
+            run_cell(folder, Cell(task="cot", method=method, seed=seed), tiny)
+    return folder, result_of(folder, title="Tiny", by="A. Author", link="https://example.org")
+
+
+@pytest.fixture
+def result(made):
+    return copy.deepcopy(made[1])
+
+
+def test_what_is_written_is_read_and_checked(result, tmp_path):
+    write_result(result, tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == json.loads(json.dumps(result))
+    assert check(result).test_length == 24
+    assert [file.name for file, _ in results_in([tmp_path])] == ["result.json"]
+    assert len(result["cells"]) == 4
+    assert schema()["properties"]["schema"]["const"] == result["schema"]
+
+
+def break_cell(**changes):
+    def change(result):
+        result["cells"][1] |= changes
+
+    return change
+
+
+def break_last(**changes):
+    def change(result):
+        result["cells"][0]["last"] |= changes
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.update(schema="resrope-posgen-result-0"), "schema must be resrope-posgen-result-1, got"),
+        (lambda r: r.pop("by"), "the result: 'by' is a required property"),
+        (lambda r: r.update(link="http://x"), "link: 'http://x' does not match"),
+        (lambda r: r.update(cells=[]), r"cells: \[\] should be non-empty"),
+        (break_cell(seed=-1), "cells/1/seed: -1 is less than the minimum of 0"),
+        (break_cell(task="induction"), "cells/1/task: 'induction' is not one of"),
+        (break_cell(claim=99.9), "cells/1: Additional properties are not allowed"),
+        (lambda r: r["settings"].update(factor=0.5), "factor must be a finite number >= 1"),
+        (lambda r: r["settings"].update(hidden=1), "unknown setting 'hidden'"),
+        (lambda r: r["cells"].append(r["cells"][0]), "cot, alibi, 0 is there twice"),
+        (lambda r: r["cells"].pop(), "cot, rope has no seed 1, which others have"),
+        (break_last(rows=9), "cot, alibi, 0, last: rows must be test_rows = 10, got 9"),
+        (break_last(correct_by_position=[0] * 23), "must have test_length = 24 entries, got 23"),
+        (break_last(correct_by_position=[1] * 24), r"nothing is predicted at the first j\+k = 4 positions"),
+        (break_last(correct_by_position=[0] * 4 + [11] * 20), "11 of 10 rows cannot be right"),
+    ],
+)
+def test_what_is_wrong_is_said(result, change, words, tmp_path):
+    change(result)
+    with pytest.raises(ValueError, match=words):
+        check(result)
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=str(tmp_path / "result.json")):
+        read_result(tmp_path / "result.json")
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"no result.json lies in"):
+        list(results_in([tmp_path]))
+
+
+def test_the_board_by_hand(result):
+    """Counts that make 100 % and 50 % beyond the training length of 12, the better one second in the file."""
+    for cell in result["cells"]:
+        right = 10 if cell["method"] == "rope" else 5
+        cell["last"]["correct_by_position"] = [0] * 12 + [right] * 12
+    assert {e.method: list(e.ood) for e in entries(result)} == {"rope": [1.0, 1.0], "alibi": [0.5, 0.5]}
+    page = board([result])
+    (grid,) = page.grids
+    assert grid.title.startswith("CoT: h = sum mod 17, 12 → 24 tokens, 1 layers of 16, ")
+    assert [row[0] for row in grid.rows[:2]] == ["RoPE", "ALiBi"]
+    assert grid.rows[0][1] == "100.0 ± 0.0 [100.0, 100.0]"
+    assert grid.rows[2][:3] == ["Rules alone, 5 tokens", "100.0", "–"]
+    other = copy.deepcopy(result)
+    other["settings"]["modulus"] = 19
+    assert len(board([result, other]).grids) == 2
+    assert "<table>" in page.html({})
