@@ -27,3 +27,9 @@ Methods = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated: 0,1,2.  [default: the preset's]")]
 Jobs = Annotated[int | None, typer.Option(help="Parallel processes.  [default: one a processor]")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Run cells on a Ray cluster instead: auto, host:port, ray://host:port, or local for one here."
+    ),
+]

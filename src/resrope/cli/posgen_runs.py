@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resrope.cli.posgen_options import Jobs, Json, Methods, Seeds, Set, Tasks
+from resrope.cli.posgen_options import Cluster, Jobs, Json, Methods, Seeds, Set, Tasks
 from resrope.cli.values import assignments, names, numbers
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(
     methods: Methods = None,
     seeds: Seeds = None,
     jobs: Jobs = None,
+    cluster: Cluster = None,
     changes: Set = None,
     json_output: Json = False,
 ) -> None:
@@ -53,7 +55,7 @@ def run(
     processes = _processes(jobs)
     open_run(out, preset, settings)
     with only_run(out):
-        _train(out, cells, settings, processes, quiet=json_output)
+        _train(out, cells, settings, processes, cluster=cluster, quiet=json_output)
         _report(out, json_output)
 
 
@@ -76,6 +78,7 @@ def audit(
     methods: Methods = None,
     seeds: Seeds = None,
     jobs: Jobs = None,
+    cluster: Cluster = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Throw every switch alone, on the preset, instead.")
     ] = False,
@@ -104,7 +107,7 @@ def audit(
         if not json_output:
             typer.echo(f"{folder}", err=True)
         with only_run(folder):
-            _train(folder, cells[rung.name], rung.settings, processes, quiet=json_output)
+            _train(folder, cells[rung.name], rung.settings, processes, cluster=cluster, quiet=json_output)
         grids, files = ladders.write_audit(out, rungs, apart=alone)
     if json_output:
         typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
@@ -154,7 +157,10 @@ def _require_extras() -> None:
         raise ImportError(f"PosGen runs need {error.name}: pip install 'resrope[posgen]'") from error
 
 
-def _train(out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, quiet: bool) -> None:
+def _train(
+    out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, cluster: str | None, quiet: bool
+) -> None:
+    from resrope.posgen.cluster import run_on_cluster
     from resrope.posgen.record import read_record
     from resrope.posgen.runner import run_matrix
     from resrope.posgen.train import total_steps
@@ -170,11 +176,13 @@ def _train(out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, q
             if not quiet:
                 bar.console.print(_one_cell(cell, record), highlight=False)
 
-        run_matrix(
+        run_there = (
+            partial(run_matrix, jobs=jobs) if cluster is None else partial(run_on_cluster, address=cluster)
+        )
+        run_there(
             out,
             cells,
             settings,
-            jobs=jobs,
             progress=lambda cell, steps: bar.advance(work, steps),
             finished=finished,
         )

@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from resrope.posgen.cell import run_cell
+from resrope.posgen.record import Cell
+
+pytest.importorskip("ray")
+# Two worker nodes of one processor each; one is taken away when the first cell is home.
+CLUSTER = """
+import json, sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from resrope.posgen import cluster as posgen
+from resrope.posgen.record import Cell
+from resrope.posgen.settings import Settings
+
+def main():
+    out, settings = Path(sys.argv[1]), Settings().override(json.loads(sys.argv[2]))
+    cells = [Cell(task="cot", method=m, seed=s) for s in (0, 1) for m in ("rope", "alibi")]
+    there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [there.add_node(num_cpus=1), there.add_node(num_cpus=1)]
+    killed = []
+    def finished(cell, record):
+        if not killed:
+            killed.append(cell.name)
+            there.remove_node(nodes[1], allow_graceful=False)
+    records = posgen.run_on_cluster(out, cells, settings, address=there.address, finished=finished)
+    print(json.dumps({"killed_after": killed, "cells": [r["cell"] for r in records]}))
+    there.shutdown()
+
+main()
+"""
+
+
+def test_a_cluster_that_loses_a_worker_in_the_middle(tiny, tmp_path):
+    settings = tiny.override({"epochs": 60, "looks": 2})  # a few seconds a cell
+    words = [sys.executable, "-c", CLUSTER, str(tmp_path / "run"), json.dumps(settings.to_dict())]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert len(told["cells"]) == 4
+    assert told["killed_after"]
+    for cell in (Cell(**one) for one in told["cells"]):
+        home = json.loads((tmp_path / "run" / "cells" / cell.name / "record.json").read_text())
+        alone = run_cell(tmp_path / "alone", cell, settings)
+        assert home["last"] == json.loads(json.dumps(alone["last"]))
+        assert (tmp_path / "run" / "cells" / cell.name / "best.safetensors").is_file()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "rope", "--cluster", "auto"]
+    done = subprocess.run(
+        [sys.executable, *words, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: no Ray cluster answers at auto: ")
+    assert not list((tmp_path / "run").glob("cells/*"))
