@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import zlib
+from pathlib import Path
 from typing import Any
+
+from resrope.files import atomic_write
 
 # What stands before a method's name, and how its line is drawn.
 _BEFORE = {
@@ -91,3 +94,10 @@ def png(made: Any) -> bytes:
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
+
+
+def save(made: Any, path: Path) -> None:
+    """Write the figure; format by suffix."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    atomic_write(path, buffer.getvalue())

@@ -156,7 +156,7 @@ def test_every_embedding_trains_and_goes_on_to_the_same_bits(name, tiny, tmp_pat
 
 @pytest.mark.parametrize("name", ["learned", "t5", "fire"])
 def test_what_is_learned_moves(name, tiny):
-    work = cells._prepare(Cell(task="cot", method=name, seed=0), tiny)
+    work = cells.prepared(Cell(task="cot", method=name, seed=0), tiny)
     before = {k: p.detach().clone() for k, p in work.trainer.position.named_parameters()}
     list(work.trainer.losses(6))
     moved = {k for k, p in work.trainer.position.named_parameters() if not torch.equal(p, before[k])}
@@ -225,7 +225,7 @@ class Broken(PositionEmbedding):
 def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
     name = f"{__name__}:Steps"
     sys.modules.setdefault(__name__, sys.modules[Steps.__module__])
-    work = cells._prepare(Cell(task="cot", method=name, seed=0), tiny)
+    work = cells.prepared(Cell(task="cot", method=name, seed=0), tiny)
     before = work.trainer.position.speed.detach().clone()
     list(work.trainer.losses(6))
     assert not torch.equal(work.trainer.position.speed, before)

@@ -77,14 +77,14 @@ def test_regions_partition_the_generated_positions():
 
 def test_a_model_that_learned_beats_chance_by_far():
     """One short real training run: the whole chain from task to accuracy."""
-    from resrope.posgen.cell import _prepare
+    from resrope.posgen.cell import prepared
     from resrope.posgen.record import Cell
 
     settings = preset("quick").override(
         {"modulus": 5, "d_model": 64, "d_ff": 128, "epochs": 30, "train_rows": 500, "validation_rows": 50}
         | {"test_rows": 50, "train_length": 16, "test_length": 32, "learning_rate": 4e-3}
     )
-    work = _prepare(Cell(task="recursive", method="rope", seed=0), settings)
+    work = prepared(Cell(task="recursive", method="rope", seed=0), settings)
     list(work.trainer.losses(480))
     seen = evaluate(work.trainer.model, work.where, work.test, 4)
     found = accuracies(seen, work.task, 16)

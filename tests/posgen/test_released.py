@@ -71,12 +71,12 @@ def test_their_splits_are_training_rows():
 
 def test_feed_forward_weights_stay_as_they_were_drawn(tiny, tmp_path):
     settings = tiny.override({"train_feed_forward": False})
-    work = cells._prepare(COT, settings)
+    work = cells.prepared(COT, settings)
     before = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
     list(work.trainer.losses(5))
     changed = {k for k, v in work.trainer.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if not k.endswith((".wi", ".wo"))}
-    again = cells._prepare(COT, settings)
+    again = cells.prepared(COT, settings)
     again.trainer.restore(work.trainer.state(), 5)
     assert list(again.trainer.losses(8)) == list(work.trainer.losses(8))
 
@@ -93,8 +93,8 @@ def test_at_the_papers_size_a_third_trains():
 
 def test_a_token_before_the_sequence(tiny):
     settings = tiny.override({"eos_prefix": True})
-    work = cells._prepare(COT, settings)
-    plain = cells._prepare(COT, tiny)
+    work = cells.prepared(COT, settings)
+    plain = cells.prepared(COT, tiny)
     assert (work.trainer.tokens[:, 0] == 17).all()
     assert torch.equal(work.trainer.tokens[:, 1:], plain.trainer.tokens)
     assert len(work.where(24)) == 24
@@ -106,7 +106,7 @@ def test_a_token_before_the_sequence(tiny):
 
 def test_what_is_predicted_does_not_shift_by_the_token_before(tiny):
     """A model that knows all but one answer is wrong at that position alone."""
-    work = cells._prepare(COT, tiny.override({"eos_prefix": True}))
+    work = cells.prepared(COT, tiny.override({"eos_prefix": True}))
 
     class Knows:
         def __call__(self, tokens, where):

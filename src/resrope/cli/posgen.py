@@ -9,7 +9,7 @@ import typer
 
 from resrope.cli.posgen_options import Json, Set, Tasks
 from resrope.cli.posgen_results import board, submit, validate
-from resrope.cli.posgen_runs import audit, report, run
+from resrope.cli.posgen_runs import attention, audit, report, run
 from resrope.cli.values import assignments, names, numbers
 
 posgen = typer.Typer(
@@ -125,5 +125,5 @@ def rules(
         print_grid(grid(found, settings.train_length, settings.test_length))
 
 
-for command in (run, report, audit, submit, validate, board):
+for command in (run, report, audit, attention, submit, validate, board):
     posgen.command()(command)

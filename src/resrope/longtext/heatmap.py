@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resrope.files import atomic_write
 from resrope.longtext.retrieval import Retrieval
-from resrope.pictures import figure, title
+from resrope.pictures import figure, save, title
 
 # Dark to bright in lightness too, so that it reads in grey and with any colour vision.
 _COLOURS = "cividis"
@@ -19,9 +17,7 @@ _COLUMNS = 3
 
 def draw(found: Retrieval, path: Path) -> None:
     """Write the picture of ``heatmap``; format by suffix."""
-    picture = io.BytesIO()
-    heatmap(found).savefig(picture, format=path.suffix.removeprefix("."), dpi=130)
-    atomic_write(path, picture.getvalue())
+    save(heatmap(found), path)
 
 
 def heatmap(found: Retrieval) -> Any:

@@ -41,7 +41,7 @@ Progress = Callable[[int], None]
 
 
 @dataclass
-class _Work:
+class Work:
     """A cell while it trains."""
 
     cell: Cell
@@ -74,7 +74,7 @@ def run_cell(
         return done
     remove_leftovers(cell_folder(out, cell))
     with _without_denormals():
-        work = _prepare(cell, settings)
+        work = prepared(cell, settings)
         _resume(out, work)
         progress(work.trainer.step)
         for look in look_steps(settings):
@@ -94,13 +94,14 @@ def _without_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _prepare(cell: Cell, settings: Settings) -> _Work:
+def prepared(cell: Cell, settings: Settings) -> Work:
+    """The cell before its first step."""
     keep_heap()
     task = settings.task(cell.task)
     splits = make_splits(task, **settings.split_sizes(), seed=cell.seed)
     tokens = {name: _begun(rows, settings) for name, rows in splits.by_name().items()}
     position = embedding(cell.method, settings, cell.seed)
-    return _Work(
+    return Work(
         cell=cell,
         settings=settings,
         task=task,
@@ -117,7 +118,7 @@ def _begun(rows: Tokens, settings: Settings) -> Tensor:
     return torch.from_numpy(np.concatenate([before, rows.astype(np.int64)], axis=1))
 
 
-def _train_to(look: int, work: _Work, progress: Progress) -> None:
+def _train_to(look: int, work: Work, progress: Progress) -> None:
     started = time.perf_counter()
     losses = []
     for loss in work.trainer.losses(look):
@@ -144,7 +145,7 @@ def _train_to(look: int, work: _Work, progress: Progress) -> None:
     work.seconds += time.perf_counter() - started
 
 
-def _save(out: Path, work: _Work) -> None:
+def _save(out: Path, work: Work) -> None:
     tensors = work.trainer.state() | {f"best.{k}": v for k, v in work.best.items()}
     notes = {
         "step": work.trainer.step,
@@ -155,7 +156,7 @@ def _save(out: Path, work: _Work) -> None:
     write_tensors(cell_folder(out, work.cell) / "checkpoint.safetensors", tensors, notes)
 
 
-def _resume(out: Path, work: _Work) -> None:
+def _resume(out: Path, work: Work) -> None:
     path = cell_folder(out, work.cell) / "checkpoint.safetensors"
     if not path.exists():
         return
@@ -166,7 +167,7 @@ def _resume(out: Path, work: _Work) -> None:
     work.trainer.restore(tensors, notes["step"])
 
 
-def _finish(out: Path, work: _Work) -> dict[str, Any]:
+def _finish(out: Path, work: Work) -> dict[str, Any]:
     started = time.perf_counter()
     folder = cell_folder(out, work.cell)
     last = {k: v.detach() for k, v in work.trainer.named_parameters().items()}
@@ -189,7 +190,7 @@ def _finish(out: Path, work: _Work) -> dict[str, Any]:
     return record
 
 
-def _embedding(work: _Work) -> dict[str, Any]:
+def _embedding(work: Work) -> dict[str, Any]:
     """The class, its parameters, and of RoPE the spec and the tables, so that a record explains itself."""
     settings, method, position = work.settings, work.cell.method, work.trainer.position
     parameters = sum(p.numel() for p in position.parameters())
@@ -199,21 +200,21 @@ def _embedding(work: _Work) -> dict[str, Any]:
     return made | ({"spec": settings.spec(method).to_dict()} if method in METHODS else {})
 
 
-def _best(work: _Work) -> dict[str, Any]:
+def _best(work: Work) -> dict[str, Any]:
     """The first of the best looks."""
     if work.settings.best_by == "loss":
         return min(work.history, key=lambda entry: entry["validation_loss"])
     return max(work.history, key=lambda entry: entry["in_distribution"])
 
 
-def _gave_up(work: _Work) -> bool:
+def _gave_up(work: Work) -> bool:
     """Whether as many looks as there is patience for have passed since the best one."""
     if work.settings.patience is None or not work.history:
         return False
     return len(work.history) - 1 - work.history.index(_best(work)) >= work.settings.patience
 
 
-def _measure(work: _Work) -> dict[str, Any]:
+def _measure(work: Work) -> dict[str, Any]:
     model, prefix, before = work.trainer.model, work.task.prefix_length, work.settings.before
     forced = evaluate(model, work.where, work.test, prefix, before)
     measured = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resrope.posgen.dropout import Dropout, Mask, Place
-from resrope.posgen.ops import add_linear, attend, norm_linear, pair_rows, relu_
+from resrope.posgen.ops import add_linear, attend, attention_weights, norm_linear, pair_rows, relu_
 from resrope.posgen.positions import Where
 
 _EPS = 1e-6  # T5's layer_norm_epsilon
@@ -97,9 +97,7 @@ class Decoder(nn.Module):
         config, shape = self.config, tokens.shape
         dropping = dropout_seed is not None and config.dropout > 0
         dropout = Dropout(config.dropout, dropout_seed or 0) if dropping else None
-        x = F.embedding(tokens.flatten(), self.embedding)
-        if where.input is not None:
-            x = (x.view(*shape, -1) + where.input).flatten(0, 1)
+        x = self._embedded(tokens, where)
         if dropout is not None:
             x = _dropped(x, dropout)
         for index, layer in enumerate(self.layers):
@@ -109,6 +107,28 @@ class Decoder(nn.Module):
         scale = config.d_model**-0.5 * (1.0 if dropout is None else dropout.scale)
         logits = norm_linear(x, self.final_norm * scale, self.embedding, eps=_EPS, mask=mask)
         return logits.view(*shape, config.vocab_size)
+
+    @torch.no_grad()
+    def attention(self, tokens: Tensor, where: Where) -> Tensor:
+        """What every head weighs values with, without dropout: [n_layers, batch, n_heads, seq, seq].
+
+        tokens, where: as in ``forward``.
+        """
+        self._check(tokens, where)
+        x, made = self._embedded(tokens, where), []
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            made.append(attention_weights(self._qkv(layer, x), where.turns, where.bias)[0])
+            x = self._layer(layer, index, x, where, None)
+        return torch.stack(made)
+
+    def _embedded(self, tokens: Tensor, where: Where) -> Tensor:
+        """[batch * seq, d_model]."""
+        x = F.embedding(tokens.flatten(), self.embedding)
+        return x if where.input is None else (x.view(*tokens.shape, -1) + where.input).flatten(0, 1)
+
+    def _qkv(self, layer: DecoderLayer, x: Tensor) -> Tensor:
+        return norm_linear(x, layer.attention_norm, pair_rows(layer.qkv, self.config.n_heads), eps=_EPS)
 
     def _layer(
         self,
@@ -126,9 +146,10 @@ class Decoder(nn.Module):
 
         # Two masks lie on each branch; both scales are applied where it is added to x.
         scale = 1.0 if dropout is None else dropout.scale**2
-        qkv = norm_linear(x, layer.attention_norm, pair_rows(layer.qkv, config.n_heads), eps=_EPS)
         heads = tokens // seq * config.n_heads
-        context = attend(qkv, where.turns, mask(Place.ATTENTION_WEIGHTS, heads, seq, seq), where.bias)
+        context = attend(
+            self._qkv(layer, x), where.turns, mask(Place.ATTENTION_WEIGHTS, heads, seq, seq), where.bias
+        )
         attended = mask(Place.ATTENTION_OUTPUT, tokens, config.d_model)
         x = add_linear(x, context, layer.o, scale=scale, mask=attended)
         hidden = norm_linear(x, layer.feed_forward_norm, layer.wi, eps=_EPS)

@@ -213,16 +213,24 @@ class _Attend(Function):
         return _rotate_back(grad_qkv, turns), None, None
 
 
-def _attend_plainly(qkv: Tensor, turns: Tensor, bias: Tensor | None, mask: Mask | None) -> Tensor:
-    """By autograd, with gradients for the turns and the bias too."""
+def attention_weights(qkv: Tensor, turns: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What `attend` weighs values with, [batch, n_heads, seq, seq], and the values [batch, n_heads, seq,
+    head_dim].
+
+    By autograd, with gradients for the turns and the bias too.
+    """
     seq, _, n_heads, pairs = turns.shape
     rotated = torch.view_as_complex(qkv.view(-1, *turns.shape, 2)) * turns
     q, k, v = torch.view_as_real(rotated).permute(2, 0, 3, 1, 4, 5).reshape(3, -1, n_heads, seq, 2 * pairs)
     scores = q @ k.mT + (0.0 if bias is None else bias) + q.new_full((seq, seq), -torch.inf).triu_(1)
-    weights = torch.softmax(scores, -1)
+    return torch.softmax(scores, -1), v
+
+
+def _attend_plainly(qkv: Tensor, turns: Tensor, bias: Tensor | None, mask: Mask | None) -> Tensor:
+    weights, v = attention_weights(qkv, turns, bias)
     if mask is not None:
         weights = weights * mask.kept_(torch.ones_like(weights).flatten(0, 1)).view_as(weights)
-    return _heads_last((weights @ v).flatten(0, 1), n_heads)
+    return _heads_last((weights @ v).flatten(0, 1), turns.shape[2])
 
 
 def attend(qkv: Tensor, turns: Tensor, mask: Mask | None = None, bias: Tensor | None = None) -> Tensor:
