@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -17,6 +19,17 @@ def test_a_run_folder_remembers_its_settings(tiny, tmp_path):
     before = (out / "run.json").read_bytes()
     open_run(out, "quick", tiny)
     assert (out / "run.json").read_bytes() == before
+
+
+def test_a_folder_from_before_a_field_was_there_goes_on(tiny, tmp_path):
+    open_run(tmp_path, "quick", tiny)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["settings"]["h_seed"], run["settings"]["patience"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    open_run(tmp_path, "quick", tiny)
+    assert read_run(tmp_path) == ("quick", tiny)
+    with pytest.raises(ValueError, match="other settings"):
+        open_run(tmp_path, "quick", tiny.override({"h_seed": 3}))
 
 
 def test_other_settings_are_refused_by_name(tiny, tmp_path):

@@ -169,6 +169,11 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
         open_all(tmp_path, "quick", ladder(tiny.override({"learning_rate": 0.5})))
 
 
+def test_a_ladder_to_where_it_begins_is_refused():
+    with pytest.raises(ValueError, match="must end at quick, small or paper"):
+        ladder(preset("small-released"))
+
+
 def test_verdicts():
     assert verdict({"low": 0.01, "high": 0.2}) == "helps"
     assert verdict({"low": -0.2, "high": -0.01}) == "hurts"

@@ -35,6 +35,8 @@ class Rung:
 def ladder(paper: Settings) -> list[Rung]:
     """From ``released(paper)`` to ``paper``, each rung with one more switch turned back."""
     settings, wanted = released(paper), asdict(paper)
+    if settings == paper:
+        raise ValueError("the ladder must end at quick, small or paper, got the setting of the authors' code")
     made = [Rung(name="released", settings=settings)]
     for name, fields in SWITCHES.items():
         settings = settings.override({field: wanted[field] for field in fields})
