@@ -154,6 +154,14 @@ def test_every_embedding_trains_and_goes_on_to_the_same_bits(name, tiny, tmp_pat
         assert again[part] == whole[part], part
 
 
+def test_it_is_not_drawn_from_the_decoders_numbers(tiny):
+    table = embedding("learned", tiny, 0).table
+    tokens = Decoder(tiny.model, seed=0).embedding
+    assert not torch.allclose(table[:17], tokens)
+    assert torch.equal(table, embedding("learned", tiny, 0).table)
+    assert not torch.equal(table, embedding("learned", tiny, 1).table)
+
+
 @pytest.mark.parametrize("name", ["learned", "t5", "fire"])
 def test_what_is_learned_moves(name, tiny):
     work = cells.prepared(Cell(task="cot", method=name, seed=0), tiny)

@@ -81,3 +81,12 @@ def test_nothing_to_report(tiny, tmp_path):
     open_run(tmp_path, "quick", tiny)
     with pytest.raises(ValueError, match="no finished cell yet"):
         summarise_run(tmp_path)
+
+
+def test_seeds_that_ended_at_different_looks(run):
+    """As patience makes them: the report is drawn from those that got to a look."""
+    for file in run.glob("cells/*-seed1/record.json"):
+        record = json.loads(file.read_text())
+        record["history"] = record["history"][:2]
+        file.write_text(json.dumps(record))
+    assert write_report(run)[1]["training.png"].is_file()

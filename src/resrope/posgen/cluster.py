@@ -16,7 +16,6 @@ from resrope.posgen.record import Cell, cell_folder, read_record
 from resrope.posgen.settings import Settings
 from resrope.posgen.train import total_steps
 
-LOCAL = "local"
 # Tries of a cell whose worker dies.
 _TRIES = 4
 _RECORD = "record.json"
@@ -97,9 +96,10 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise ImportError("--cluster needs Ray: pip install 'resrope[cluster]'") from error
-    options: dict[str, Any] = {} if address == LOCAL else {"address": address}
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(cells))
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(cells)
+        )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"no Ray cluster answers at {address}: {said:.200}") from None

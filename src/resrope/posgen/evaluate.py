@@ -44,7 +44,7 @@ class Evaluation:
 def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, before: int = 0) -> Evaluation:
     """Predict every token from the true ones before it (the paper's OOD accuracy is scored so).
 
-    tokens: [rows, before + length] int64; cos, sin: [before + length - 1, head_dim/2] or longer. before:
+    tokens: [rows, before + length] int64; where: of the positions that are read. before:
     tokens in front of the sequence, which positions do not count. Positions from ``prefix_length`` on are
     counted.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
@@ -35,8 +36,9 @@ def _training(summary: dict[str, Any], records: list[Record]) -> Any:
             cells = list(cells_of(records, task, method).values())
             if not cells:
                 continue
-            epochs = [h["epoch"] for h in cells[0]["history"]]
-            looks = list(zip(*(r["history"] for r in cells), strict=True))
+            # With patience seeds end at different looks; each is the mean of those that got there.
+            looks = [[h for h in look if h] for look in zip_longest(*(r["history"] for r in cells))]
+            epochs = [look[0]["epoch"] for look in looks]
             losses = [fmean(h["validation_loss"] for h in look) for look in looks]
             right = [100 * fmean(h["ood"] for h in look) for look in looks]
             axes[0][column].plot(epochs, losses, **style(method))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -53,7 +54,8 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     if not callable(make):
         raise ValueError(f"{name} must name a class, got {make!r}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Of its own: the decoder's weights are drawn from the seed itself.
+        torch.manual_seed(int.from_bytes(sha256(f"position {seed}".encode()).digest()[:8], "big"))
         made = make(Sizes.of(settings))
     if not isinstance(made, PositionEmbedding):
         raise ValueError(

@@ -24,7 +24,7 @@ class Sinusoidal(PositionEmbedding):
 
 
 class Learned(PositionEmbedding):
-    """A trained vector for every position; those beyond the training length stay as they were drawn."""
+    """A trained vector for every position; those beyond the training length only decay."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)

@@ -48,7 +48,8 @@ class T5Bias(PositionEmbedding):
 
 
 class Fire(PositionEmbedding):
-    """FIRE (arXiv 2310.04418): a trained function of the distance over the query's own position.
+    """FIRE (arXiv 2310.04418): a trained function of the distance over the query's own position, shared by
+    all layers.
 
     b(i, j) = f(log(c·(i−j) + 1) / log(c·max(i, L) + 1)), f a perceptron of 32 hidden units; c and L are
     trained as well, as their absolute values.

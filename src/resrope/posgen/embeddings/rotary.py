@@ -97,7 +97,7 @@ class PoSE(Rope):
 
 
 class XPos(Rope):
-    """xPos (arXiv 2212.10554): RoPE whose features grow in queries and shrink in keys with the position.
+    """xPos (arXiv 2212.10554): RoPE whose features shrink in queries and grow in keys with the position.
 
     Feature i of d/2 by ζ_i^(n/512) and its inverse, ζ_i = (i/(d/2) + γ) / (1 + γ), γ = 0.4: a score falls
     with the distance, fastest in high frequencies.
@@ -112,7 +112,7 @@ class XPos(Rope):
         self._log_zeta = zeta.log()
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """RoPE's turns, longer for queries, shorter for keys."""
+        """RoPE's turns, shorter for queries, longer for keys."""
         turns, _ = super().rotation(positions)
         # Around the middle: only differences count, and neither side may leave float32.
         n = positions.double() - positions.double().mean()
