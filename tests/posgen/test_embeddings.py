@@ -279,3 +279,20 @@ def test_a_plugin_is_found_by_its_entry_point(tiny, monkeypatch):
     assert isinstance(embedding("plugged", tiny, 0), Steps)
     with pytest.raises(ValueError, match="plugged, or module:Class"):
         embedding("pluged", tiny, 0)
+
+
+class Unused(PositionEmbedding):
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.idle = torch.nn.Parameter(torch.ones(3))
+
+
+def test_a_parameter_without_a_use_is_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"position.idle has no gradient: every parameter must be used"):
+        run_cell(tmp_path, Cell(task="cot", method=f"{__name__}:Unused", seed=0), tiny)
+
+
+@pytest.mark.parametrize("name", ["os:getcwd", "torch.nn:Linear", ".foo:Bar", "json:loads"])
+def test_what_was_never_meant_as_one_is_one_line(name, tiny):
+    with pytest.raises(ValueError, match=name):
+        embedding(name, tiny, 0)

@@ -25,6 +25,7 @@ def test_the_preset_is_their_setting():
     assert (found.n_layers, found.original_length, found.beta_fast) == (6, 257, 2.0)
     assert found.factor == 257 / 65
     assert not found.scale_in_training
+    assert found.looks == 75
     assert (found.best_by, found.patience, found.split, found.eos_prefix) == (
         "accuracy",
         100,
@@ -167,6 +168,33 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     open_all(tmp_path, "quick", rungs)
     with pytest.raises(ValueError, match="other settings: learning_rate"):
         open_all(tmp_path, "quick", ladder(tiny.override({"learning_rate": 0.5})))
+
+
+def test_a_report_says_what_was_thrown(tiny, tmp_path):
+    from resrope.posgen.page import write_report
+    from resrope.posgen.record import open_run
+
+    settings = released(tiny.override({"epochs": 1, "looks": 1}))
+    open_run(tmp_path, "quick-released", settings)
+    run_cell(tmp_path, Cell(task="cot", method="alibi", seed=0), settings)
+    page = write_report(tmp_path)[1]["report.md"].read_text()
+    for words in (
+        "validation and test rows are training rows, feed-forward weights stay as they were drawn",
+        "one token before every sequence",
+        "best accuracy",
+        "Embeddings: none of them is scaled.",
+    ):
+        assert words in page
+    assert "share no prefix" not in page
+    assert "lowest loss" not in page
+
+
+def test_switches_in_the_folder_of_a_ladder_make_nothing(tiny, tmp_path):
+    open_all(tmp_path, "quick", ladder(tiny)[1:])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="other settings"):
+        open_all(tmp_path, "quick", alone(tiny)[1:])
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_ladder_to_where_it_begins_is_refused():

@@ -113,9 +113,12 @@ def rules(
     from resrope.posgen.tasks import TASKS
 
     settings = preset("paper").override(assignments(changes or []))
+    given = assignments(changes or [])
+    every = (str(given["h"]),) if "h" in given else FUNCTIONS
+    names_of_h = every if functions is None else names("--h", functions)
     asked = [
         settings.override({"h": h}).task(name)
-        for h in (FUNCTIONS if functions is None else names("--h", functions))
+        for h in names_of_h
         for name in (TASKS if tasks is None else names("--task", tasks))
     ]
     found = [rules(task, settings.train_length, settings.test_length) for task in asked]

@@ -52,7 +52,7 @@ def run(
     _require_extras()
     settings = presets.preset(preset).override(assignments(changes or []))
     cells = _cells(preset, settings, tasks, methods, seeds)
-    processes = _processes(jobs)
+    processes = _processes(jobs, cluster)
     open_run(out, preset, settings)
     with only_run(out):
         _train(out, cells, settings, processes, cluster=cluster, quiet=json_output)
@@ -102,7 +102,7 @@ def audit(
     paper = named(preset).override(assignments(changes or []))
     rungs = (ladders.alone if alone else ladders.ladder)(paper)
     cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
-    processes = _processes(jobs)
+    processes = _processes(jobs, cluster)
     for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
         if not json_output:
             typer.echo(f"{folder}", err=True)
@@ -155,7 +155,7 @@ def _cells(
 ) -> list[Cell]:
     """The matrix that was asked for. Raises ValueError for what is not there."""
     from resrope.posgen import presets
-    from resrope.posgen.embeddings import embedding
+    from resrope.posgen.embeddings import check_embedding
     from resrope.posgen.runner import matrix
     from resrope.posgen.tasks import TASKS
 
@@ -165,13 +165,15 @@ def _cells(
     for name in chosen_tasks:
         settings.task(name)
     for name in chosen_methods:
-        embedding(name, settings, 0)
+        check_embedding(name, settings)
     return matrix(chosen_tasks, chosen_methods, chosen_seeds)
 
 
-def _processes(jobs: int | None) -> int:
+def _processes(jobs: int | None, cluster: str | None) -> int:
     from resrope.posgen.runner import check_jobs, default_jobs
 
+    if jobs is not None and cluster is not None:
+        raise ValueError("--jobs divides this machine; with --cluster the cluster decides: give one of them")
     return default_jobs() if jobs is None else check_jobs(jobs)
 
 

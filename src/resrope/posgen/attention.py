@@ -42,6 +42,11 @@ class Looked:
         return np.array([0] * first + [p - task.sources(p)[0] for p in range(first, len(self.correct))])
 
     @property
+    def needed(self) -> bool:
+        """Whether any position is far."""
+        return bool(kinds(self.settings.task(self.cell.task), len(self.correct))["far"].any())
+
+    @property
     def far(self) -> npt.NDArray[np.bool_]:
         """Positions that no rule on near tokens gives; all generated ones where there are none of them."""
         found = kinds(self.settings.task(self.cell.task), len(self.correct))["far"]
@@ -80,6 +85,9 @@ def grid(looked: Looked) -> Grid:
     train, far = looked.settings.train_length, looked.far
     inside, beyond = far.copy(), far.copy()
     inside[train:], beyond[:train] = False, False
+    where = "at the positions that need them"
+    if not looked.needed:
+        where = "at all generated positions, of which rules on near tokens give every one"
     even = looked.settings.j / np.maximum(1, np.arange(len(far)))
     rows = [
         [f"layer {layer}, head {head}", *(_percent(weight[where]) for where in (inside, beyond))]
@@ -91,8 +99,8 @@ def grid(looked: Looked) -> Grid:
         f"{title(looked.cell.task)}, {title(looked.cell.method)}: what goes to the front token",
         ["%", f"positions below {train}", "beyond"],
         rows,
-        "Mean attention on the front tokens at the positions that need them, and how many answers are right "
-        "there. A model that looked evenly at all tokens would give them "
+        f"Mean attention on the front tokens {where}, and how many answers are right there. A model that "
+        "looked evenly at all tokens would give them "
         f"{_percent(even[inside])} and {_percent(even[beyond])}.",
     )
 

@@ -57,7 +57,9 @@ def alone(paper: Settings) -> list[Rung]:
 def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
     """The folders of all rungs, made or found. Raises ValueError where one holds other settings."""
     folders = [rung.folder(out, number) for number, rung in enumerate(rungs)]
-    for folder, rung in zip(folders, rungs, strict=True):
+    pairs = list(zip(folders, rungs, strict=True))
+    # Those that are there first: nothing is made beside a folder of other settings.
+    for folder, rung in sorted(pairs, key=lambda pair: not pair[0].exists()):
         open_run(folder, preset, rung.settings)
     return folders
 

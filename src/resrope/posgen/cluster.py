@@ -43,14 +43,21 @@ def run_on_cluster(
         with _connected(address, pending) as ray:
             task = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(_work)
             running = {task.remote(cell, settings): cell for cell in pending}
+            failed: list[ValueError] = []
             while running:
                 (done, *_), _ = ray.wait(list(running))
                 cell = running.pop(done)
-                _bring_home(out, cell, _result(ray, done, cell))
+                try:
+                    _bring_home(out, cell, _result(ray, done, cell))
+                except ValueError as error:  # the others are brought home first
+                    failed.append(error)
+                    continue
                 progress(cell, total_steps(settings))
                 record = read_record(out, cell)
                 assert record is not None
                 finished(cell, record)
+            if failed:
+                raise failed[0]
     return [record for cell in cells if (record := read_record(out, cell)) is not None]
 
 

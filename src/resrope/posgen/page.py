@@ -48,13 +48,23 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         f"{settings['n_heads']} heads × {settings['head_dim']}, dropout {settings['dropout']:g}, "
         f"{settings['epochs']} epochs of {settings['train_rows']} sequences × {settings['train_length']}, "
         f"batch {settings['batch_size']}, AdamW {settings['learning_rate']:g} ({settings['schedule']}), "
-        f"tested on {settings['test_rows']} × {settings['test_length']}; splits share no prefix.",
+        f"tested on {settings['test_rows']} × {settings['test_length']}; {_otherwise(settings)}.",
         f"Task: h = {settings['h']} mod {settings['modulus']}, j = {settings['j']}, k = {settings['k']}; "
         f"seeds {', '.join(map(str, summary['seeds']))}.",
         f"Embeddings: {summary['embedding']}",
         f"{len(seconds)} cells of {min(seconds):.0f} to {max(seconds):.0f} s, {sum(seconds):.0f} s in all.",
         *summary["made"],
     ]
+
+
+def _otherwise(settings: dict[str, Any]) -> str:
+    """The splits, and what of the authors' code is thrown."""
+    disjoint = settings["split"] == "disjoint"
+    told = ["splits share no prefix" if disjoint else "validation and test rows are training rows"]
+    told += [] if settings["train_feed_forward"] else ["feed-forward weights stay as they were drawn"]
+    told += ["one token before every sequence"] if settings["eos_prefix"] else []
+    told += [f"patience {settings['patience']} looks"] if settings["patience"] else []
+    return ", ".join(told)
 
 
 def _page(summary: dict[str, Any], pictures: dict[str, bytes]) -> Page:

@@ -18,14 +18,15 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "ramp": ("original_length", "beta_fast"),
     "factor": ("factor",),
     "eos": ("eos_prefix",),
-    "checkpoint": ("best_by", "patience"),
+    "checkpoint": ("best_by", "patience", "looks"),
 }
 
 
 def released(settings: Settings) -> Settings:
     """``settings`` as the authors' code would run them, with every switch thrown.
 
-    Their lengths count the token before the sequence: 257 / 65 is s, and 257 the L of YaRN's ramp.
+    Their lengths count the token before the sequence: 257 / 65 is s, and 257 the L of YaRN's ramp. They look
+    every second of 150 epochs, so that their patience of 100 looks never ends a run.
     """
     train, test = settings.train_length + 1, settings.test_length + 1
     return settings.override(
@@ -40,6 +41,7 @@ def released(settings: Settings) -> Settings:
             "eos_prefix": True,
             "best_by": "accuracy",
             "patience": 100,
+            "looks": min(settings.looks, 75),
         }
     )
 

@@ -53,7 +53,7 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
         "tasks": tasks,
         "methods": methods,
         "seeds": sorted({r["cell"]["seed"] for r in records}),
-        "embedding": embedding_used(settings),
+        "embedding": embedding_used(settings) if _scaled(methods) else "none of them is scaled.",
         "rules_alone": {task: rules_alone(settings, task) for task in tasks},
         "accuracy": {task: {m: _accuracies(settings, records, task, m) for m in methods} for task in tasks},
         "resonance_effect": {task: _effects(settings, records, task, methods) for task in tasks},
@@ -61,6 +61,12 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
         "seconds": {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records},
         "made": sorted({_machine(r) for r in records}),
     }
+
+
+def _scaled(methods: Sequence[str]) -> bool:
+    return any(
+        (m in METHODS and m.removeprefix("resonance-") != "rope") or m.endswith("yarn") for m in methods
+    )
 
 
 def embedding_used(settings: Settings) -> str:

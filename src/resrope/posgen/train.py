@@ -133,6 +133,8 @@ class Trainer:
         """Everything the next step depends on, but for ``step``: weights and both moments."""
         state = {f"model.{name}": p.detach() for name, p in self.named_parameters().items()}
         for name, p in self._trained().items():
+            if not self.optimizer.state[p]:
+                raise ValueError(f"{name} has no gradient: every parameter must be used")
             for moment in ("exp_avg", "exp_avg_sq"):
                 state[f"{moment}.{name}"] = self.optimizer.state[p][moment]
         return state

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from resrope.posgen.embeddings.added import Learned, NoPE, Sinusoidal
@@ -56,12 +57,25 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     with torch.random.fork_rng(devices=[]):
         # Of its own: the decoder's weights are drawn from the seed itself.
         torch.manual_seed(int.from_bytes(sha256(f"position {seed}".encode()).digest()[:8], "big"))
-        made = make(Sizes.of(settings))
+        try:
+            made = make(Sizes.of(settings))
+        except TypeError as error:
+            raise ValueError(f"{name} must be made of Sizes alone: {error}") from None
     if not isinstance(made, PositionEmbedding):
         raise ValueError(
             f"{name} must make a resrope.posgen.positions.PositionEmbedding, got {type(made).__name__}"
         )
     return made
+
+
+def check_embedding(name: str, settings: Settings) -> None:
+    """Raise ValueError for what ``embedding`` refuses, and for shapes and numbers that cannot be, at both
+    lengths."""
+    made, sizes = embedding(name, settings, 0), Sizes.of(settings)
+    for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
+        made.train(training)
+        with torch.no_grad():
+            made.at(made.positions(length - 1, np.random.default_rng(0)))
 
 
 def _moved(table: Frequencies, *, choice: str, settings: Settings) -> Frequencies:
@@ -83,5 +97,5 @@ def _found(name: str) -> Any:
         sys.path.append(here)
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError) as error:
         raise ValueError(f"{name} must name a class that can be imported: {error}") from None
