@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -360,6 +361,20 @@ def test_lora_leaves_its_adapter_and_a_whole_model(job, letters):
     wanted = before[f"{name}.weight"] + 32 / 4 * b @ a
     assert torch.allclose(after[f"{name}.weight"], wanted, atol=1e-6)
     assert verify(job.out / "model").passed
+
+
+def test_lora_is_not_added_to_weights_that_changed_meanwhile(job, letters, tmp_path):
+    source = shutil.copytree(letters, tmp_path / "source")
+    recipe = replace(RECIPE, tuning="lora", lora_rank=4, steps=2, accumulation=1)
+
+    def change(tick):
+        config = source / "config.json"
+        config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
+
+    with pytest.raises(ValueError, match="other weights than when training began"):
+        finetune(replace(job, model=str(source), recipe=recipe), tell=change)
+    assert (job.out / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (job.out / "model").exists()
 
 
 def test_qlora_trains_beside_weights_of_4_bits(job, letters):

@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from resrope.finetune.estimate import Estimate, estimate, loaded
 from resrope.finetune.recipe import TUNINGS, Recipe
+from resrope.finetune.source import config_of
 from resrope.longtext.memory import available, gib
-from resrope.models.source import check_there
-from resrope.models.verify import local_path
 from resrope.page import Grid
 
 # Processes over which the table shards.
@@ -23,20 +21,6 @@ _STEP = 512
 _SIDE, _ROUNDS = 2048, 5
 # What kernels use inside and libraries load on the way.
 BESIDE = 1 << 28
-
-
-def config_of(path: str | Path) -> Any:
-    """The transformers config of a folder, a hub id, a .gguf file or ``smollm2``. Raises ValueError."""
-    from transformers import AutoConfig
-
-    check_there(path)
-    file = local_path(path)
-    try:
-        if file.suffix == ".gguf":
-            return AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-        return AutoConfig.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: no config can be read: {' '.join(str(error).split()):.200}") from None
 
 
 def check_fits(

@@ -11,7 +11,6 @@ OUT/report.*         losses, held-out perplexity, pictures
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -26,12 +25,13 @@ import torch
 
 from resrope.files import atomic_write
 from resrope.finetune.chunks import Chunks, Progress, prepare
-from resrope.finetune.fits import check_fits, check_main_memory, config_of
+from resrope.finetune.fits import check_fits, check_main_memory
 from resrope.finetune.heap import give_back
 from resrope.finetune.opened import open_model
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.saved import save_result
 from resrope.finetune.sharding import check_launch, kind, launched_for
+from resrope.finetune.source import identity
 from resrope.finetune.trainer import (
     EndEvaluated,
     LongTrainer,
@@ -49,10 +49,10 @@ from resrope.finetune.trainer import (
     spread,
 )
 from resrope.longtext.products import one_dnn_is_faster
-from resrope.longtext.subject import tokenizer_of, weights_of
+from resrope.longtext.subject import tokenizer_of
 from resrope.models.extension import Extension
 from resrope.provenance import provenance
-from resrope.rundir import begun, only_run, open_run, read_json
+from resrope.rundir import begun, only_run, open_run, read_json, read_run
 
 SCHEMA = "resrope-finetune-1"
 RECORD, STARTS = "record.json", "starts.json"
@@ -137,7 +137,7 @@ def finetune(
         announce(f"{job.out}: finished already")
         return read_json(job.out / RECORD)
     announce(plan(job.recipe, state.num_processes, often))
-    _check_memory(job, state.num_processes)
+    _check_memory(job, state)
     if job.cpu:
         give_back()
     model, done = open_model(job.model, job.recipe, state.device)
@@ -162,13 +162,15 @@ def finetune(
         return _finished(job, texts, tokenizer, trainer, done, state)
 
 
-def _check_memory(job: Job, processes: int) -> None:
-    """Before anything is loaded. What ZeRO-3 holds where in a step is left to itself."""
+def _check_memory(job: Job, state: Any) -> None:
+    """Before anything is loaded by any process. What ZeRO-3 holds where in a step is left to itself."""
+    processes = state.num_processes
     sharded = launched_for("FSDP")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if not launched_for("DEEPSPEED"):
         check_fits(job.model, job.recipe, cpu=job.cpu, processes=processes, here=here, sharded=sharded)
     check_main_memory(job.model, job.recipe, here=here)
+    state.wait_for_everyone()
 
 
 # For which processes wait while the main one cuts texts or saves.
@@ -191,9 +193,8 @@ def plan(recipe: Recipe, processes: int, often: float) -> str:
 
 def _settings(job: Job, texts: Cut, processes: int) -> dict[str, Any]:
     """All that decides the weights, as JSON types."""
-    identity = hashlib.sha256(weights_of(job.model, config_of(job.model)).encode()).hexdigest()[:16]
     made = {
-        "model": identity,
+        "model": identity(job.model),
         **job.recipe.to_dict(),
         "chunks": texts.train.key,
         "held_out": None if texts.held_out is None else texts.held_out.key,
@@ -243,7 +244,8 @@ def _finished(
     job: Job, texts: Cut, tokenizer: Any, trainer: LongTrainer, done: Extension, state: Any
 ) -> dict[str, Any]:
     """Save, verify, record; the record comes last."""
-    verified = save_result(trainer, job.recipe, job.model, tokenizer, job.out, done)
+    began = read_run(job.out, SCHEMA)["settings"]["model"]
+    verified = save_result(trainer, job.recipe, job.model, tokenizer, job.out, done, began=began)
     record = {
         "schema": SCHEMA,
         "model": job.model,

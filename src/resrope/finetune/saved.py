@@ -10,9 +10,9 @@ import torch
 
 from resrope.files import beside
 from resrope.finetune.adapters import merged
-from resrope.finetune.fits import config_of
 from resrope.finetune.recipe import Recipe
 from resrope.finetune.sharding import whole_weights
+from resrope.finetune.source import config_of, identity
 from resrope.models.extension import Extension
 from resrope.models.load import settle
 from resrope.models.verify import verify
@@ -21,13 +21,14 @@ MODEL, ADAPTER = "model", "adapter"
 
 
 def save_result(
-    trainer: Any, recipe: Recipe, source: str, tokenizer: Any, out: Path, done: Extension
+    trainer: Any, recipe: Recipe, source: str, tokenizer: Any, out: Path, done: Extension, *, began: str
 ) -> dict[str, str | None]:
     """Write the trained model to ``out``/model, and LoRA's own weights to ``out``/adapter; verify the model.
 
     Every process must call it: sharded weights come together first. LoRA is added to the source's weights in
     full precision. Weights are saved in the dtype that the source has. Returns what every engine would object
-    to, None where it would rotate with the right table. Raises ValueError when this transformers would not.
+    to, None where it would rotate with the right table. began: the source's ``identity`` when training began.
+    Raises ValueError when this transformers would not, and when LoRA's source is another one by now.
     """
     state: Any = whole_weights(trainer)
     if not trainer.accelerator.is_main_process:
@@ -36,6 +37,11 @@ def save_result(
     model: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if recipe.tuning != "full":
         _write(out / ADAPTER, lambda folder: model.save_pretrained(str(folder), state_dict=state))
+        if identity(source) != began:
+            raise ValueError(
+                f"{source} has other weights than when training began: {out / ADAPTER} "
+                "is what was trained, and belongs to the earlier ones"
+            )
         model, state = merged(source, out / ADAPTER, done), None
     dtype = _source_dtype(source)
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (state or model.state_dict()).items()}

@@ -85,5 +85,6 @@ def whole_weights(trainer: Any) -> dict[str, Any]:
         for name, weight in accelerator.unwrap_model(trainer.model_wrapped).named_parameters():
             whole = safe_get_full_fp32_param(weight) if weight.requires_grad else None
             if whole is not None and accelerator.is_main_process:
-                made[name] = whole.to("cpu", copy=True).view(weight.ds_shape)
+                shape = getattr(weight, "ds_shape", weight.shape)  # ZeRO-3 empties what it has split
+                made[name] = whole.to("cpu", copy=True).view(shape)
     return made
