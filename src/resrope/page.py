@@ -19,9 +19,21 @@ div.wide { overflow-x: auto }
 """
 
 
+class Link(str):
+    """The words of a link in a cell; ``url`` is where it goes."""
+
+    url: str
+
+    def __new__(cls, words: str, url: str) -> Link:
+        """Words that lead to ``url``."""
+        made = super().__new__(cls, words)
+        made.url = url
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A titled table; the first column is the row's name."""
+    """A titled table; the first column is the row's name. A cell may be a ``Link``."""
 
     title: str
     header: list[str]
@@ -68,14 +80,23 @@ class Page:
 
 def markdown_table(grid: Grid) -> str:
     """The rows of ``grid`` as a Markdown table, without title and note."""
-    return "\n".join(
-        f"| {' | '.join(row)} |" for row in [grid.header, ["---"] * len(grid.header), *grid.rows]
-    )
+    rows = [grid.header, ["---"] * len(grid.header), *grid.rows]
+    return "\n".join(f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows)
+
+
+def _markdown_cell(cell: str) -> str:
+    words = cell.replace("|", "\\|")
+    return f"[{words}]({cell.url})" if isinstance(cell, Link) else words
+
+
+def _html_cell(cell: str) -> str:
+    words = html.escape(cell)
+    return f'<a href="{html.escape(cell.url)}">{words}</a>' if isinstance(cell, Link) else words
 
 
 def _html_grid(grid: Grid) -> str:
     def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{_html_cell(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in grid.rows)
     return (

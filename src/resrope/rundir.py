@@ -33,7 +33,7 @@ def begun(out: Path, schema: str, settings: dict[str, Any]) -> bool:
     Raises ValueError when it holds a run of other settings (naming them) or something else.
     """
     if (out / _FILE).exists():
-        _check_same(out, schema, settings)
+        check_same(out, read_run(out, schema)["settings"], settings)
         return True
     mine = (f".{_FILE}.", ".lock")
     if out.exists() and (not out.is_dir() or any(not p.name.startswith(mine) for p in out.iterdir())):
@@ -83,8 +83,8 @@ def only_run(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_same(out: Path, schema: str, wanted: dict[str, Any]) -> None:
-    theirs = read_run(out, schema)["settings"]
+def check_same(out: Path, theirs: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError where the settings of the run in ``out`` are not those wanted, naming the fields."""
     names = [name for name in {**wanted, **theirs} if theirs.get(name) != wanted.get(name)]
     if names:
         different = ", ".join(f"{n} {theirs.get(n)!r} (asked for {wanted.get(n)!r})" for n in names)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resrope.cli import main
+from resrope.posgen.settings import DATA
 from resrope.posgen.store import read_splits
 
 SMALL = "train_rows=60 validation_rows=12 test_rows=10 train_length=12 test_length=24".split()
@@ -45,6 +46,7 @@ def test_rules(capsys):
         (["--h", "median"], "h must be one of sum, latin, product, lookup, bit, got 'median'"),
         (["--task", "induction"], "task must be one of recursive, cot, semi-recursive, got 'induction'"),
         (["--h", "product", "--set", "modulus=15"], "h = product must have a prime modulus, got 15"),
+        (["--set", "epochs=2"], f"--set epochs changes no sequence; {', '.join(DATA)} do"),
     ],
 )
 def test_rules_of_what_there_is_not(capsys, words, message):

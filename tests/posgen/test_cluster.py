@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -8,9 +9,9 @@ from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell
 
 pytest.importorskip("ray")
-# Two worker nodes of one processor each; one is taken away when the first cell is home.
+# Two worker nodes of one processor each; one is taken away while both are at work. Every start leaves a file.
 CLUSTER = """
-import json, sys, time
+import json, sys, threading, time, uuid
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from resrope.posgen import cluster as posgen
@@ -20,15 +21,20 @@ from resrope.posgen.settings import Settings
 def main():
     out, settings = Path(sys.argv[1]), Settings().override(json.loads(sys.argv[2]))
     cells = [Cell(task="cot", method=m, seed=s) for s in (0, 1) for m in ("rope", "alibi")]
+    starts, work = Path(sys.argv[3]), posgen._work
+    def noted(cell, settings):
+        (starts / f"{cell.name}.{uuid.uuid4()}").touch()
+        return work(cell, settings)
+    posgen._work = noted
     there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [there.add_node(num_cpus=1), there.add_node(num_cpus=1)]
-    killed = []
-    def finished(cell, record):
-        if not killed:
-            killed.append(cell.name)
-            there.remove_node(nodes[1], allow_graceful=False)
-    records = posgen.run_on_cluster(out, cells, settings, address=there.address, finished=finished)
-    print(json.dumps({"killed_after": killed, "cells": [r["cell"] for r in records]}))
+    def lose():
+        while len(list(starts.iterdir())) < 2:
+            time.sleep(0.05)
+        there.remove_node(nodes[1], allow_graceful=False)
+    threading.Thread(target=lose).start()
+    records = posgen.run_on_cluster(out, cells, settings, address=there.address)
+    print(json.dumps([r["cell"] for r in records]))
     there.shutdown()
 
 main()
@@ -37,13 +43,21 @@ main()
 
 def test_a_cluster_that_loses_a_worker_in_the_middle(tiny, tmp_path):
     settings = tiny.override({"epochs": 60, "looks": 2})  # a few seconds a cell
-    words = [sys.executable, "-c", CLUSTER, str(tmp_path / "run"), json.dumps(settings.to_dict())]
+    (tmp_path / "starts").mkdir()
+    words = [
+        sys.executable,
+        "-c",
+        CLUSTER,
+        str(tmp_path / "run"),
+        json.dumps(settings.to_dict()),
+        str(tmp_path / "starts"),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert len(told["cells"]) == 4
-    assert told["killed_after"]
-    for cell in (Cell(**one) for one in told["cells"]):
+    assert len(told) == 4
+    assert len(list((tmp_path / "starts").iterdir())) == 5  # the lost worker's cell began again
+    for cell in (Cell(**one) for one in told):
         home = json.loads((tmp_path / "run" / "cells" / cell.name / "record.json").read_text())
         alone = run_cell(tmp_path / "alone", cell, settings)
         assert home["last"] == json.loads(json.dumps(alone["last"]))
@@ -58,3 +72,17 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: no Ray cluster answers at auto: ")
     assert not list((tmp_path / "run").glob("cells/*"))
+
+
+def test_a_machine_without_memory_is_given_up_after_some_tries(tmp_path):
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "rope", "--cluster", "local"]
+    full = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    done = subprocess.run(
+        [sys.executable, *words, "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | full,
+    )
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "cot-rope-seed0: its worker died 4 times (OutOfMemoryError)" in done.stderr

@@ -1,6 +1,8 @@
+import hashlib
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 import resrope
 from resrope.posgen import cell as cells
-from resrope.posgen.cell import run_cell
-from resrope.posgen.embeddings import EMBEDDINGS, embedding
+from resrope.posgen.cell import check_unchanged, run_cell
+from resrope.posgen.embeddings import EMBEDDINGS, check_embedding, embedding
 from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
 from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, XPos
+from resrope.posgen.evaluate import evaluate, run_freely
 from resrope.posgen.model import Decoder, ModelConfig
 from resrope.posgen.ops import attend
 from resrope.posgen.positions import PositionEmbedding, Sizes, rotated, when_tested
@@ -230,6 +233,79 @@ class Broken(PositionEmbedding):
         return torch.full((self.sizes.n_heads, len(positions), len(positions)), math.nan)
 
 
+class Masked(PositionEmbedding):
+    """With a causal mask of its own, which is one too many."""
+
+    def bias(self, positions):
+        future = torch.full((len(positions), len(positions)), -math.inf).triu(1)
+        future[0, -1] = math.nan
+        return future.expand(self.sizes.n_heads, -1, -1)
+
+
+class Drawn(PositionEmbedding):
+    def bias(self, positions):
+        return torch.rand(self.sizes.n_heads, len(positions), len(positions))
+
+
+def test_what_stands_above_the_diagonal_does_not_count(tiny):
+    check_embedding(f"{__name__}:Masked", tiny)
+    model, ids = Decoder(tiny.model, seed=0), torch.arange(9)[None] % 17
+    with torch.no_grad():
+        masked, plain = (
+            model(ids, when_tested(embedding(name, tiny, 0), 0)(9)) for name in (f"{__name__}:Masked", "none")
+        )
+    torch.testing.assert_close(masked, plain)
+
+
+def test_what_draws_outside_positions_is_refused(tiny):
+    with pytest.raises(ValueError, match="Drawn must give the same for the same positions"):
+        check_embedding(f"{__name__}:Drawn", tiny)
+    check_embedding("randomised-rope", tiny)
+
+
+def test_a_class_that_was_changed_between_cells_or_starts_is_refused(tiny, tmp_path, monkeypatch):
+    module = tmp_path / "mine_to_change.py"
+    code = (
+        "from resrope.posgen.positions import PositionEmbedding\nclass Mine(PositionEmbedding):\n    pass\n"
+    )
+    module.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    one, two = (Cell(task="cot", method="mine_to_change:Mine", seed=seed) for seed in (0, 1))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    run_cell(tmp_path / "run", one, tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tmp_path / "run", two, tiny)
+    check_unchanged(tmp_path / "run", [two], tiny)
+    module.write_text(code + "# changed\n")
+    with pytest.raises(ValueError, match=r"mine_to_change:Mine: its file was changed since .*seed0 was made"):
+        check_unchanged(tmp_path / "run", [two], tiny)
+    with pytest.raises(ValueError, match=r"its file was changed since .*checkpoint.safetensors was made"):
+        run_cell(tmp_path / "run", two, tiny)
+
+
+@pytest.mark.parametrize("name", ["randomised-rope", "fire", "learned", "xpos", "yarn"])
+def test_running_freely_has_the_positions_of_the_whole_sequence(name, tiny):
+    """A model that is right nowhere writes in both ways the same first token."""
+    model, tokens = Decoder(tiny.model, seed=0), torch.arange(5 * 23).view(5, 23) % 17
+    where = when_tested(embedding(name, tiny, 0), 0)
+    forced = evaluate(model, where, tokens, 4)
+    written = tokens.clone()
+    with torch.no_grad():
+        written[:, 4] = model(tokens[:, :-1], where(22))[:, 3].argmax(-1)
+    assert run_freely(model, where, written, 4).correct[4] == 5
+    assert forced.correct[4] == (written[:, 4] == tokens[:, 4]).sum()
+
+
+def test_two_choices_of_integers_are_refused(tiny):
+    with pytest.raises(ValueError, match="there are distinct-yarn and resonance-yarn"):
+        embedding("distinct-resonance-yarn", tiny, 0)
+
+
 def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
     name = f"{__name__}:Steps"
     sys.modules.setdefault(__name__, sys.modules[Steps.__module__])
@@ -238,7 +314,8 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
     list(work.trainer.losses(6))
     assert not torch.equal(work.trainer.position.speed, before)
     record = run_cell(tmp_path, Cell(task="cot", method=name, seed=0), tiny)
-    assert record["embedding"] == {"class": "Steps", "parameters": 4}
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    assert record["embedding"] == {"class": "Steps", "parameters": 4, "source": digest}
 
 
 @pytest.mark.parametrize(

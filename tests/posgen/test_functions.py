@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 from collections import Counter
 
@@ -55,6 +56,22 @@ def test_functions_by_hand():
     assert set(np.unique(added)) == {0, 1}
     assert (added == added[:, :1, :1, :]).all()  # of the front token and the last local one alone
     assert 10 < added[:, 0, 0, :].sum() < 39
+
+
+def test_a_product_of_large_residues_is_exact():
+    p = 4_294_967_291
+    sources = [np.array([p - 1], np.uint32) for _ in range(5)]
+    made = function("product", modulus=p, j=2, k=3)(sources, p)
+    assert made.item() == ((2 * (p - 1)) * (p - 1) + 2 * (p - 1)) % p
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("latin", "e852820fba48a10e"), ("lookup", "100b18acfd4c0f17"), ("bit", "355b87c22bc3c6d4")],
+)
+def test_what_is_drawn_stays_the_same_in_later_versions(name, digest):
+    table = everything(name, 7, 1, 3, 1).astype(np.uint8)
+    assert hashlib.sha256(table.tobytes()).hexdigest()[:16] == digest
 
 
 def test_lookup_is_a_permutation_in_its_first_local_token_alone():

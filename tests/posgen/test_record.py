@@ -28,7 +28,7 @@ def test_a_folder_from_before_a_field_was_there_goes_on(tiny, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(run))
     open_run(tmp_path, "quick", tiny)
     assert read_run(tmp_path) == ("quick", tiny)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings: h_seed 0 \(asked for 3\); choose"):
         open_run(tmp_path, "quick", tiny.override({"h_seed": 3}))
 
 

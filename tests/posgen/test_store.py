@@ -45,6 +45,16 @@ def test_tokens_wider_than_a_byte(tmp_path):
     assert again.test.dtype == np.uint32
 
 
+def test_another_kind_of_split_is_another_folder(tmp_path, splits):
+    write_splits(tmp_path, TASK, splits, seed=1, version="1")
+    with pytest.raises(ValueError, match=r"other settings \(split differ\)"):
+        write_splits(tmp_path, TASK, splits, seed=1, version="1", split="released")
+    manifest = read_manifest(tmp_path)
+    assert manifest.pop("split") == "disjoint"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))  # as folders from before it was there
+    assert not write_splits(tmp_path, TASK, splits, seed=1, version="1")
+
+
 def test_manifest_says_what_is_there(tmp_path, splits):
     write_splits(tmp_path, TASK, splits, seed=1, version="1.2")
     manifest = read_manifest(tmp_path)

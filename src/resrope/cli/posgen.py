@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from resrope.cli.posgen_options import Json, Set, Tasks
 from resrope.cli.posgen_results import board, submit, validate
 from resrope.cli.posgen_runs import attention, audit, report, run
 from resrope.cli.values import assignments, names, numbers
+
+if TYPE_CHECKING:
+    from resrope.posgen.settings import Settings
 
 posgen = typer.Typer(
     name="posgen",
@@ -35,14 +38,13 @@ def generate(
     """
     from resrope import __version__
     from resrope.cli.output import print_json
-    from resrope.posgen.presets import preset
     from resrope.posgen.splits import make_splits
     from resrope.posgen.store import read_manifest, write_splits
 
-    settings = preset("paper").override(assignments(changes or []))
+    settings = _of_data(assignments(changes or []))
     made = settings.task(task)
     splits = make_splits(made, **settings.split_sizes(), seed=seed)
-    wrote = write_splits(out, made, splits, seed=seed, version=__version__)
+    wrote = write_splits(out, made, splits, seed=seed, version=__version__, split=settings.split)
     if json_output:
         print_json(read_manifest(out))
         return
@@ -108,12 +110,11 @@ def rules(
     """
     from resrope.cli.output import print_grid, print_json
     from resrope.posgen.functions import FUNCTIONS
-    from resrope.posgen.presets import preset
     from resrope.posgen.rules import grid, rules, to_dict
     from resrope.posgen.tasks import TASKS
 
-    settings = preset("paper").override(assignments(changes or []))
     given = assignments(changes or [])
+    settings = _of_data(given)
     every = (str(given["h"]),) if "h" in given else FUNCTIONS
     names_of_h = every if functions is None else names("--h", functions)
     asked = [
@@ -126,6 +127,18 @@ def rules(
         print_json([to_dict(one) for one in found])
     else:
         print_grid(grid(found, settings.train_length, settings.test_length))
+
+
+def _of_data(given: dict[str, Any]) -> Settings:
+    """The paper's settings with these changed. Raises ValueError for a field that changes no sequence."""
+    from resrope.posgen.presets import preset
+    from resrope.posgen.settings import DATA
+
+    settings = preset("paper").override(given)
+    other = next((name for name in given if name not in DATA), None)
+    if other is not None:
+        raise ValueError(f"--set {other} changes no sequence; {', '.join(DATA)} do")
+    return settings
 
 
 for command in (run, report, audit, attention, submit, validate, board):

@@ -189,6 +189,7 @@ def _require_extras() -> None:
 def _train(
     out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, cluster: str | None, quiet: bool
 ) -> None:
+    from resrope.posgen.cell import check_unchanged
     from resrope.posgen.cluster import run_on_cluster
     from resrope.posgen.record import read_record
     from resrope.posgen.runner import run_matrix
@@ -197,6 +198,7 @@ def _train(
     pending = sum(read_record(out, cell) is None for cell in cells)
     if not pending:
         return
+    check_unchanged(out, cells, settings)
     total = pending * total_steps(settings)
     with _progress(quiet) as bar:
         work = bar.add_task(f"{pending} cell{'s' * (pending > 1)}", total=total)

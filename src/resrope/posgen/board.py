@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resrope.page import Grid, Page
+from resrope.page import Grid, Link, Page
 from resrope.posgen.report import counted, rules_alone
 from resrope.posgen.result import Result, check
 from resrope.posgen.settings import Settings
@@ -77,7 +77,7 @@ def _grid(words: str, settings: Settings, task: str, rows: Sequence[Entry]) -> G
             _percent(entry.ood),
             _percent(entry.far),
             str(len(entry.ood)),
-            entry.result["title"],
+            _name(entry.result),
             entry.result["by"],
         ]
         for entry in sorted(rows, key=height, reverse=True)
@@ -91,6 +91,11 @@ def _grid(words: str, settings: Settings, task: str, rows: Sequence[Entry]) -> G
         ["embedding", "OOD accuracy, %", "far, %", "seeds", "result", "by"],
         cells if rows else [],
     )
+
+
+def _name(result: Result) -> str:
+    """Its title, which leads to where it says more."""
+    return Link(result["title"], result["link"]) if "link" in result else str(result["title"])
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -108,5 +113,4 @@ def _setting(settings: Settings) -> str:
     ]
     known = ("h", "modulus", "train_length", "test_length", "n_layers", "d_model", *_FREE)
     changed: dict[str, Any] = {k: v for k, v in given.items() if k not in known and v != plain[k]}
-    more = (f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in changed.items())
-    return ", ".join([*told, *more])
+    return ", ".join([*told, *(f"{k} {v}" for k, v in changed.items())])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,12 +21,13 @@ from resrope.posgen.embeddings.rotary import Rope
 from resrope.posgen.evaluate import At, Evaluation, accuracies, evaluate, run_freely
 from resrope.posgen.functions import Tokens
 from resrope.posgen.ops import keep_heap
-from resrope.posgen.positions import when_tested
+from resrope.posgen.positions import source_of, when_tested
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
     cell_folder,
     read_record,
+    read_records,
     read_tensors,
     write_record,
     write_tensors,
@@ -152,6 +153,7 @@ def _save(out: Path, work: Work) -> None:
         "history": work.history,
         "seconds": work.seconds,
         "threads": torch.get_num_threads(),
+        "source": source_of(work.trainer.position),
     }
     write_tensors(cell_folder(out, work.cell) / "checkpoint.safetensors", tensors, notes)
 
@@ -161,10 +163,26 @@ def _resume(out: Path, work: Work) -> None:
     if not path.exists():
         return
     tensors, notes = read_tensors(path)
+    source = source_of(work.trainer.position)
+    if notes.get("source", source) != source:
+        raise _changed(work.cell.method, path)
     torch.set_num_threads(notes["threads"])
     work.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
     work.history, work.seconds = notes["history"], notes["seconds"]
     work.trainer.restore(tensors, notes["step"])
+
+
+def _changed(method: str, made: Path) -> ValueError:
+    return ValueError(f"{method}: its file was changed since {made} was made; choose another folder")
+
+
+def check_unchanged(out: Path, cells: Sequence[Cell], settings: Settings) -> None:
+    """Raise ValueError when cells of one method in ``out`` would be of two versions of a user's class."""
+    sources = {cell.method: source_of(embedding(cell.method, settings, 0)) for cell in cells}
+    for record in read_records(out):
+        method, source = record["cell"]["method"], record["embedding"].get("source")
+        if method in sources and source != sources[method]:
+            raise _changed(method, cell_folder(out, Cell(**record["cell"])))
 
 
 def _finish(out: Path, work: Work) -> dict[str, Any]:
@@ -195,6 +213,9 @@ def _embedding(work: Work) -> dict[str, Any]:
     settings, method, position = work.settings, work.cell.method, work.trainer.position
     parameters = sum(p.numel() for p in position.parameters())
     made: dict[str, Any] = {"class": type(position).__qualname__, "parameters": parameters}
+    source = source_of(position)
+    if source is not None:
+        made["source"] = source
     if isinstance(position, Rope):
         made |= {"training": position.tables[True].to_dict(), "testing": position.tables[False].to_dict()}
     return made | ({"spec": settings.spec(method).to_dict()} if method in METHODS else {})

@@ -33,6 +33,7 @@ def run_on_cluster(
     """Run the cells that are not finished, one processor and one thread each; all records in the order of
     ``cells``.
 
+    A cell begins at its first step, whatever checkpoint lies in ``out``.
     address: ``host:port`` or ``ray://host:port`` of a cluster, ``auto`` for the one that this machine
     belongs to, ``local`` for a new one of this machine. A cell whose worker dies begins again elsewhere,
     three times at most. Raises ValueError where no cluster answers, and what a cell raised; finished cells
@@ -80,6 +81,7 @@ def _bring_home(out: Path, cell: Cell, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: name == _RECORD):
         atomic_write(folder / name, files[name])
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # of an earlier start on this machine
 
 
 def _work(cell: Cell, settings: Settings) -> dict[str, bytes]:
@@ -99,6 +101,7 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
     """Ray, connected; disconnected at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(_TRIES - 1))  # for ever, else
     try:
         import ray
     except ImportError as error:

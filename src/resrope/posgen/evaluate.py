@@ -67,13 +67,13 @@ def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, befo
 def run_freely(model: Decoder, where: At, tokens: Tensor, prefix_length: int, before: int = 0) -> Evaluation:
     """Generate greedily from the prefix alone and compare with the true sequence; the loss is not known.
 
-    As ``evaluate`` else.
+    Positions are those of the whole sequence from the start on. As ``evaluate`` else.
     """
     prefix_length += before
     rows, length = tokens.shape
-    written = tokens[:, :prefix_length]
+    written, there = tokens[:, :prefix_length], where(length - 1)
     for position in range(prefix_length, length):
-        logits = model(written, where(position))
+        logits = model(written, there.first(position))
         written = torch.cat((written, logits[:, -1:].argmax(-1)), dim=1)
     correct = (written == tokens).sum(0)
     correct[:prefix_length] = 0

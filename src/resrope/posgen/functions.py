@@ -1,7 +1,8 @@
 """h: what a token is computed with from its front and its local tokens, by name.
 
 A function reads tokens in their narrow unsigned dtype and minds overflow itself. Those that are drawn at
-random are the same for the same modulus, j, k and seed.
+random are the same for the same modulus, j, k and seed, with every version of numpy: it keeps PCG64's raw
+stream fixed, but not what Generator's methods make of it.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ def _product(modulus: int, j: int, k: int, seed: int) -> TokenFunction:
         raise ValueError(f"h = product must have a prime modulus, got {modulus}")
 
     def h(sources: Sequence[Tokens], modulus: int) -> Tokens:
-        front = _total(sources[:j])
-        return (front * sources[j] + _total(sources[j + 1 :])) % modulus
+        p = np.uint64(modulus)  # below 2^32, so that two residues' product is below 2^64
+        product = _total(sources[:j]) % p * sources[j].astype(np.uint64) % p
+        made: Tokens = (product + _total(sources[j + 1 :]) % p) % p
+        return made
 
     return h
 
@@ -81,8 +84,9 @@ def _lookup(modulus: int, j: int, k: int, seed: int) -> TokenFunction:
     only after long, where any table's would soon run in a circle."""
     shape = (modulus,) * (j + k)
     _check_entries("lookup", modulus ** (j + k))
-    row = np.broadcast_to(np.arange(modulus, dtype=unsigned(modulus - 1)), shape)
-    table = np.moveaxis(_random(seed, *shape).permuted(row, axis=-1), -1, j)
+    keys = np.random.PCG64([seed, *shape]).random_raw(modulus ** (j + k)).reshape(shape)
+    rows = keys.argsort(axis=-1, kind="stable").astype(unsigned(modulus - 1))
+    table = np.moveaxis(rows, -1, j)
     return lambda sources, modulus: table[tuple(sources)]
 
 
@@ -90,11 +94,12 @@ def _bit(modulus: int, j: int, k: int, seed: int) -> TokenFunction:
     """The sum of the local tokens, and one more or not: a bit drawn at random for every choice of front
     tokens and last local token. No equation says more of a front token than that bit."""
     _check_entries("bit", modulus ** (j + 1))
-    bits = _random(seed, modulus, j, k).integers(0, 2, (modulus,) * (j + 1))
+    raw = np.random.PCG64([seed, modulus, j, k]).random_raw(modulus ** (j + 1))
+    bits = (raw >> np.uint64(63)).reshape((modulus,) * (j + 1))
 
     def h(sources: Sequence[Tokens], modulus: int) -> Tokens:
         chosen = (*sources[:j], sources[-1])
-        made: Tokens = (_total(sources[j:]) + bits[chosen]) % modulus
+        made: Tokens = (_total(sources[j:]) + bits[chosen]) % np.uint64(modulus)
         return made
 
     return h
@@ -129,34 +134,36 @@ def latin_square(modulus: int, seed: int) -> Tokens:
     """
     if modulus > _LARGEST_SQUARE:
         raise ValueError(f"h = latin must have a modulus <= {_LARGEST_SQUARE}, got {modulus}")
-    random = _random(seed, modulus)
+    stream = np.random.PCG64([seed, modulus])
     x, y = np.indices((modulus, modulus))
     cube = np.zeros((modulus,) * 3, np.int8)
     cube[x, y, (x + y) % modulus] = 1
     wrong: tuple[int, int, int] | None = None
     moves = 0
     while modulus > 1 and (moves < modulus**3 or wrong is not None):
-        wrong = _moved(cube, wrong or _empty_cell(cube, random), random)
+        wrong = _moved(cube, wrong or _empty_cell(cube, stream), stream)
         moves += 1
     square: Tokens = cube.argmax(2).astype(unsigned(modulus - 1))
     return square
 
 
-def _empty_cell(cube: Tokens, random: np.random.Generator) -> tuple[int, int, int]:
+def _empty_cell(cube: Tokens, stream: np.random.PCG64) -> tuple[int, int, int]:
     while True:
-        x, y, z = (int(n) for n in random.integers(0, len(cube), 3))
+        x, y, z = (_below(len(cube), stream) for _ in range(3))
         if not cube[x, y, z]:
             return x, y, z
 
 
-def _moved(
-    cube: Tokens, cell: tuple[int, int, int], random: np.random.Generator
-) -> tuple[int, int, int] | None:
+def _below(n: int, stream: np.random.PCG64) -> int:
+    """Smaller ones are likelier by less than n / 2^64."""
+    return int(stream.random_raw()) % n
+
+
+def _moved(cube: Tokens, cell: tuple[int, int, int], stream: np.random.PCG64) -> tuple[int, int, int] | None:
     """Add one at ``cell``, take it away along the three lines through it. Returns a cell that became −1."""
     x, y, z = cell
-    a, b, c = (
-        int(random.choice(np.flatnonzero(line == 1))) for line in (cube[:, y, z], cube[x, :, z], cube[x, y])
-    )
+    lines = (np.flatnonzero(line == 1) for line in (cube[:, y, z], cube[x, :, z], cube[x, y]))
+    a, b, c = (int(ones[_below(len(ones), stream)]) for ones in lines)
     for corner in ((x, y, z), (x, b, c), (a, y, c), (a, b, z)):
         cube[corner] += 1
     for corner in ((a, y, z), (x, b, z), (x, y, c), (a, b, c)):
@@ -165,14 +172,10 @@ def _moved(
 
 
 def _total(sources: Sequence[Tokens]) -> Tokens:
-    made = np.zeros_like(sources[0], np.int64) if sources else np.zeros((), np.int64)
+    made = np.zeros_like(sources[0], np.uint64) if sources else np.zeros((), np.uint64)
     for tokens in sources:
-        made = made + tokens
+        made = made + tokens.astype(np.uint64)
     return made
-
-
-def _random(*parts: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(list(parts)))
 
 
 def _check_entries(name: str, entries: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +31,14 @@ class Where:
 
     def __len__(self) -> int:
         return len(self.turns)
+
+    def first(self, length: int) -> Where:
+        """Of the first tokens alone."""
+        return Where(
+            self.turns[:length],
+            None if self.input is None else self.input[:length],
+            None if self.bias is None else self.bias[:, :length, :length],
+        )
 
 
 def rotated(cos: Tensor, sin: Tensor, n_heads: int) -> Where:
@@ -62,8 +73,10 @@ class Sizes:
 class PositionEmbedding(nn.Module):
     """A position embedding: one or several of ``rotation``, ``input`` and ``bias``, each of positions [seq].
 
-    Parameters that a subclass registers are trained with the model; they are drawn after torch's generator
-    was seeded for the run. ``self.training`` tells training from testing, as everywhere in torch.
+    The three are functions of the positions and of parameters: what is random is drawn in ``positions``, from
+    the generator given there, and nothing else is remembered from step to step. Parameters that a subclass
+    registers are trained with the model; they are drawn after torch's generator was seeded for the run.
+    ``self.training`` tells training from testing, as everywhere in torch.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -95,6 +108,7 @@ class PositionEmbedding(nn.Module):
         for name, one in zip(("of queries", "of keys"), pairs, strict=True):
             self._check(f"rotation {name}", one, [seq, sizes.head_dim // 2], turns=True)
         self._check("input", added, [seq, sizes.d_model])
+        bias = bias.tril() if isinstance(bias, Tensor) and bias.ndim == 3 else bias
         self._check("bias", bias, [sizes.n_heads, seq, seq])
         return Where(turning(*pairs, sizes.n_heads), added, bias)
 
@@ -121,6 +135,19 @@ def when_tested(position: PositionEmbedding, seed: int) -> Callable[[int], Where
     @torch.no_grad()
     def where(length: int) -> Where:
         position.eval()
-        return position.at(position.positions(length, np.random.default_rng(seed)))
+        # Three words, so that no training step, of (seed, step), draws the same.
+        return position.at(position.positions(length, np.random.default_rng([seed, 0, 1])))
 
     return where
+
+
+def source_of(position: PositionEmbedding) -> str | None:
+    """A hash of the file that holds the class, so that a change of it is seen; None for resrope's own."""
+    kind = type(position)
+    if kind.__module__.partition(".")[0] == "resrope":
+        return None
+    try:
+        file = inspect.getfile(kind)
+    except (TypeError, OSError):  # typed in by hand
+        return None
+    return sha256(Path(file).read_bytes()).hexdigest()[:16]

@@ -44,8 +44,9 @@ def open_run(out: Path, preset: str, settings: Settings) -> None:
 
     Raises ValueError when ``out`` holds other settings (naming them) or something else.
     """
-    if (out / "run.json").is_file() and read_run(out)[1] == settings:
-        return  # also where it was begun before a field was there
+    if (out / "run.json").is_file():  # also where it was begun before a field was there
+        rundir.check_same(out, read_run(out)[1].to_dict(), settings.to_dict())
+        return
     rundir.open_run(out, SCHEMA, settings.to_dict(), preset=preset)
 
 

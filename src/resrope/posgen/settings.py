@@ -12,6 +12,11 @@ from resrope.spec import RopeSpec, check, method
 
 # Methods whose parameters follow from `factor` and the training length alone.
 _PLAIN_METHODS = ("rope", "linear", "ntk", "dynamic-ntk", "yarn", "llama3")
+DATA = (
+    *("j", "k", "modulus", "h", "h_seed", "split"),
+    *("train_rows", "validation_rows", "test_rows", "train_length", "test_length"),
+)
+"""The fields that decide the sequences."""
 METHODS = tuple(prefix + name for name in _PLAIN_METHODS for prefix in ("", "resonance-"))
 
 
@@ -83,7 +88,7 @@ class Settings:
         self._check_numbers()
         rows = {"train": self.train_rows, "validation": self.validation_rows, "test": self.test_rows}
         for task in TASKS:
-            check_sizes(self.task(task), rows)
+            check_sizes(self.task(task), rows, self.split)
         self._check_lengths()
         self.spec("yarn")  # factor and ramp; what a method alone refuses, it refuses when it is chosen
         _ = self.model

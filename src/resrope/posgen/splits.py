@@ -49,7 +49,7 @@ def make_splits(
     sizes = {"train": train, "validation": validation, "test": test}
     if seed < 0:
         raise ValueError(f"seed must be >= 0, got {seed}")
-    check_sizes(task, sizes)
+    check_sizes(task, sizes, split)
     if split == "released":
         return _released(task, sizes, train_length, test_length)
     prefixes = _distinct_prefixes(task, sum(sizes.values()), seed)
@@ -66,14 +66,9 @@ def _released(task: Task, sizes: Mapping[str, int], train_length: int, test_leng
     """Every row several times, and both held-out splits cut from the training rows; no seed.
 
     The prefixes are those whose tokens rise, one after the other and from the start again. Training takes the
-    first rows, validation the first of them, test those that follow validation's. Raises ValueError where
-    there is no such prefix.
+    first rows, validation the first of them, test those that follow validation's.
     """
     rising = list(combinations(range(task.modulus), task.prefix_length))
-    if not rising:
-        raise ValueError(
-            f"modulus must be >= j+k = {task.prefix_length} for split = released, got {task.modulus}"
-        )
     held_out = sizes["validation"] + sizes["test"]
     rows = np.array(list(islice(cycle(rising), max(sizes["train"], held_out))))
     return Splits(
@@ -96,11 +91,17 @@ def check_disjoint(splits: Mapping[str, Tokens], prefix_length: int) -> None:
             owner[prefix] = name
 
 
-def check_sizes(task: Task, sizes: Mapping[str, int]) -> None:
+def check_sizes(task: Task, sizes: Mapping[str, int], split: SplitKind) -> None:
     """Raise ValueError unless every split has a row and there are prefixes enough for all of them."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1 sequences, got {size}")
+    if split == "released":
+        if task.modulus < task.prefix_length:
+            raise ValueError(
+                f"modulus must be >= j+k = {task.prefix_length} for split = released, got {task.modulus}"
+            )
+        return
     wanted, available = sum(sizes.values()), task.modulus**task.prefix_length
     if wanted > available:
         raise ValueError(

@@ -13,20 +13,23 @@ import numpy as np
 
 from resrope.files import atomic_write, beside
 from resrope.posgen.functions import Tokens
-from resrope.posgen.splits import Splits
+from resrope.posgen.splits import SplitKind, Splits
 from resrope.posgen.tasks import Task
 
 MANIFEST = "manifest.json"
 
 
-def write_splits(out: Path, task: Task, splits: Splits, *, seed: int, version: str) -> bool:
+def write_splits(
+    out: Path, task: Task, splits: Splits, *, seed: int, version: str, split: SplitKind = "disjoint"
+) -> bool:
     """Write train, validation and test.parquet (one column, `tokens`) and manifest.json to folder `out`.
 
-    The folder appears complete or not at all. version: that of resrope, for the record. Returns True
+    The folder appears complete or not at all. seed, split: what ``make_splits`` was given; version: that of
+    resrope; for the record. Returns True
     if it wrote, False if `out` already holds exactly these splits (then nothing is touched).
     Raises ValueError if `out` holds anything else or h has no name, OSError if writing fails.
     """
-    record = _record(task, splits, seed)
+    record = _record(task, splits, seed, split)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         _require_same(out, record)
         return False
@@ -75,7 +78,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
     return manifest
 
 
-def _record(task: Task, splits: Splits, seed: int) -> dict[str, Any]:
+def _record(task: Task, splits: Splits, seed: int, split: SplitKind) -> dict[str, Any]:
     """What identifies a data set: equal records mean equal bits."""
     if not isinstance(task.h, str):
         raise ValueError(f"h must be a name to be stored, got the function {task.h!r}")
@@ -88,14 +91,14 @@ def _record(task: Task, splits: Splits, seed: int) -> dict[str, Any]:
         }
         for name, tokens in splits.by_name().items()
     }
-    return {"task": settings, "seed": seed, "splits": entries}
+    return {"task": settings, "seed": seed, "split": split, "splits": entries}
 
 
 def _require_same(out: Path, record: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds exactly the recorded data, undamaged."""
     manifest = read_manifest(out)
-    there = {key: manifest.get(key) for key in ("task", "seed", "splits")}
-    there["task"] = {"h_seed": 0, **(there["task"] or {})}  # folders from before it was there
+    there = {"split": "disjoint", **manifest}  # folders from before it was there, as in the line below
+    there["task"] = {"h_seed": 0, **(there["task"] or {})}
     for entry in (there["splits"] or {}).values():
         entry.pop("file_sha256", None)
     different = [key for key in record if record[key] != there[key]]

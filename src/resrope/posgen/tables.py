@@ -13,8 +13,8 @@ TASK_TITLES = {"recursive": "Recursive", "cot": "CoT", "semi-recursive": "Semi-r
 
 
 def title(name: str) -> str:
-    """A task's or method's name as the paper writes it."""
-    return TASK_TITLES.get(name) or method_title(name)
+    """A task's or method's name as the paper writes it; a user's ``module:Class`` as it is."""
+    return name if ":" in name else TASK_TITLES.get(name) or method_title(name)
 
 
 def all_grids(summary: dict[str, Any]) -> list[Grid]:

@@ -22,6 +22,7 @@ from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED, chosen, liste
 from resrope.posgen.positions import PositionEmbedding, Sizes
 from resrope.posgen.settings import METHODS, Settings
 from resrope.spec import Frequencies
+from resrope.spec.methods import RESONANCE
 
 GROUP = "resrope.posgen_embeddings"
 EMBEDDINGS: dict[str, Callable[[Sizes], PositionEmbedding]] = {
@@ -50,6 +51,12 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
         return Rope.of(settings, name)
     choice, dash, plain = name.partition("-")
     if dash and choice in (*CHOICES, LISTED) and plain in METHODS:
+        if plain.startswith(RESONANCE):
+            plain = plain.removeprefix(RESONANCE)
+            raise ValueError(
+                f"{name}: {choice} and Resonance both choose the integers; there are {choice}-{plain} and "
+                f"{RESONANCE}{plain}"
+            )
         return Rope.of(settings, plain, partial(_moved, choice=choice, settings=settings))
     make = EMBEDDINGS.get(name) or _found(name)
     if not callable(make):
@@ -69,13 +76,23 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
 
 
 def check_embedding(name: str, settings: Settings) -> None:
-    """Raise ValueError for what ``embedding`` refuses, and for shapes and numbers that cannot be, at both
-    lengths."""
+    """Raise ValueError for what ``embedding`` refuses, for shapes and numbers that cannot be, at both
+    lengths, and for what is not the same twice."""
     made, sizes = embedding(name, settings, 0), Sizes.of(settings)
     for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
         made.train(training)
         with torch.no_grad():
-            made.at(made.positions(length - 1, np.random.default_rng(0)))
+            positions = made.positions(length - 1, np.random.default_rng(0))
+            one, same = made.at(positions), made.at(positions)
+        if not all(_equal(getattr(one, part), getattr(same, part)) for part in ("turns", "input", "bias")):
+            raise ValueError(
+                f"{name} must give the same for the same positions; what is random is drawn in its method "
+                "positions"
+            )
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other is None or torch.equal(one, other)  # type: ignore[arg-type]
 
 
 def _moved(table: Frequencies, *, choice: str, settings: Settings) -> Frequencies:
