@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: demo demo-extend demo-compare test test-engines bench lock clean
+.PHONY: demo demo-extend demo-compare test browser test-engines bench lock clean
 
 demo: .venv/demo-ready
 	$(BIN)/resrope posgen run --preset quick --out runs/quick
@@ -25,6 +25,11 @@ test: .venv/test-ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# For the tests that open a page; without one they are skipped. Debian's, as root.
+browser:
+	command -v chromium > /dev/null || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core; }
 
 # Stock engines run what `resrope extend` writes; llama.cpp is compiled first, ten minutes on one core.
 test-engines: .venv/test-ready

@@ -45,14 +45,14 @@ def entries(result: Result) -> list[Entry]:
 
 def board(results: Iterable[Result]) -> Page:
     """A table for every setting and task, the best far accuracy first, then the best OOD accuracy."""
-    by_setting: dict[str, list[Result]] = {}
+    by_setting: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         by_setting.setdefault(_setting(check(result)), []).append(result)
     grids = []
     for words, group in by_setting.items():
         settings = check(group[0])
         rows = [entry for result in group for entry in entries(result)]
-        grids += [_grid(words, settings, task, [e for e in rows if e.task == task]) for task in TASKS]
+        grids += [_grid(*words, settings, task, [e for e in rows if e.task == task]) for task in TASKS]
     return Page(
         heading="PosGen leaderboard",
         facts=[
@@ -67,7 +67,7 @@ def board(results: Iterable[Result]) -> Page:
     )
 
 
-def _grid(words: str, settings: Settings, task: str, rows: Sequence[Entry]) -> Grid:
+def _grid(words: str, more: str, settings: Settings, task: str, rows: Sequence[Entry]) -> Grid:
     def height(entry: Entry) -> tuple[float, float]:
         return (sum(entry.far) / len(entry.far) if entry.far else 0.0, sum(entry.ood) / len(entry.ood))
 
@@ -90,6 +90,7 @@ def _grid(words: str, settings: Settings, task: str, rows: Sequence[Entry]) -> G
         f"{title(task)}: {words}",
         ["embedding", "OOD accuracy, %", "far, %", "seeds", "result", "by"],
         cells if rows else [],
+        more,
     )
 
 
@@ -103,14 +104,15 @@ def _percent(values: Sequence[float]) -> str:
     return percent(None if summary is None else asdict(summary))
 
 
-def _setting(settings: Settings) -> str:
-    """In words what has to be the same for a comparison; every other difference from the paper behind it."""
+def _setting(settings: Settings) -> tuple[str, str]:
+    """In words what has to be the same for a comparison, and every other difference from the paper."""
     plain, given = Settings().to_dict(), settings.to_dict()
     told: list[str] = [
         f"h = {settings.h} mod {settings.modulus}",
         f"{settings.train_length} → {settings.test_length} tokens",
         f"{settings.n_layers} layers of {settings.d_model}",
+        f"{settings.epochs} epochs",
     ]
-    known = ("h", "modulus", "train_length", "test_length", "n_layers", "d_model", *_FREE)
+    known = ("h", "modulus", "train_length", "test_length", "n_layers", "d_model", "epochs", *_FREE)
     changed: dict[str, Any] = {k: v for k, v in given.items() if k not in known and v != plain[k]}
-    return ", ".join([*told, *(f"{k} {v}" for k, v in changed.items())])
+    return ", ".join(told), ", ".join(f"{k} {v}" for k, v in changed.items())
