@@ -2,7 +2,7 @@
 
 Draws the report anew, copies it and every cell's record (in one file), and writes provenance.json. Commit,
 date, machine and seconds are those the cells recorded when they ran; a run of mixed commits, or of a checkout
-with changes, is refused.
+with changes, is refused. `python results/keep.py results/quick results/quick` draws what is kept anew.
 """
 
 from __future__ import annotations
@@ -10,31 +10,49 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resrope.posgen.page import write_report
 from resrope.posgen.presets import preset
-from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.record import Cell, cell_folder, read_records, read_run, write_record
 from resrope.posgen.result import result_from, write_result
 from resrope.posgen.settings import Settings
 from resrope.provenance import commit
 
 
-def main(run: Path, out: Path) -> None:
-    """Copy and describe."""
-    name, settings = read_run(run)
-    records = read_records(run)
-    provenance = describe(name, settings, records)
-    _, files = write_report(run)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in (*files.values(), run / "run.json"):
-        shutil.copyfile(path, out / path.name)
+def main(source: Path, out: Path) -> None:
+    """Copy and describe a run, or one that is kept already."""
+    kept, drawn_at = source / "provenance.json", commit(Path(__file__).parent)
+    with _unpacked(source) if kept.is_file() else nullcontext(source) as run:
+        name, settings = read_run(run)
+        records = read_records(run)
+        there = json.loads(kept.read_text("utf-8")) if kept.is_file() else describe(name, settings, records)
+        _, files = write_report(run)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in (*files.values(), run / "run.json"):
+            shutil.copyfile(path, out / path.name)
     result = result_from(name, settings, records, title=f"The project's own, preset {name}", by="resrope")
     write_result(result, out / "result.json")
+    provenance = {**there, "report_drawn_at": drawn_at}
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _unpacked(kept: Path) -> Iterator[Path]:
+    """A run's folder as it was, from the one file of records."""
+    with TemporaryDirectory() as folder:
+        shutil.copy(kept / "run.json", folder)
+        for record in json.loads((kept / "records.json").read_text("utf-8")):
+            cell = Cell(**record["cell"])
+            cell_folder(Path(folder), cell).mkdir(parents=True)
+            write_record(Path(folder), cell, record)
+        yield Path(folder)
 
 
 def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -47,7 +65,6 @@ def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> di
     return {
         "command": command(name, settings, records),
         "made": made[0],
-        "report_drawn_at": commit(Path(__file__).parent),
         "seconds_per_cell": seconds,
         "seconds_in_all": round(sum(seconds.values()), 1),
     }
