@@ -153,7 +153,7 @@ def rules_alone(settings: Settings, task_name: str) -> dict[str, dict[str, float
 
 
 def _machine(record: Record) -> str:
-    made = {"commit": None, "date": "day unknown", "processor": "", **record["made"]}
+    made = {"commit": None, "date": "day unknown", "processor": "processor unknown", **record["made"]}
     return (
         f"resrope {made['resrope']}, commit {made['commit'] or 'unknown'}, {made['date']}; "
         f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}; "
