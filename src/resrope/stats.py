@@ -5,19 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
-
-# Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom.
-_T95 = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """Mean, standard deviation and 95 % interval of the mean; one value has neither of the last two."""
+    """Mean, standard deviation and interval of the mean; one value has neither of the last two."""
 
     values: tuple[float, ...]
     mean: float
@@ -26,18 +20,36 @@ class Summary:
     high: float | None
 
 
-def t95(degrees: int) -> float:
-    """The two-sided 95 % quantile of Student's t for ``degrees`` of freedom, at least 1."""
-    return _T95[degrees - 1] if degrees <= len(_T95) else 1.96 + 2.4 / degrees
+@cache
+def t_quantile(degrees: int, level: float = 0.95) -> float:
+    """The two-sided quantile of Student's t for ``degrees`` of freedom, at least 1, and 0 < level < 1."""
+    low, high = 0.0, 1.0
+    while _within(high, degrees) < level:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
+    return high
 
 
-def summarise(values: Sequence[float]) -> Summary | None:
-    """The summary of one value per seed, by Student's t; None without values."""
+def _within(t: float, degrees: int) -> float:
+    """Student's probability of −t … t (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    odd, square = degrees % 2, math.cos(angle) ** 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for n in range(odd, degrees - 1, 2):
+        total += term
+        term *= square * (n + 1) / (n + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+def summarise(values: Sequence[float], level: float = 0.95) -> Summary | None:
+    """The summary of one value per seed, by Student's t; None without values. level: of the interval."""
     if not values:
         return None
     mean = fmean(values)
     if len(values) == 1:
         return Summary(values=tuple(values), mean=mean, std=None, low=None, high=None)
     spread = stdev(values)
-    half = t95(len(values) - 1) * spread / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1, level) * spread / math.sqrt(len(values))
     return Summary(values=tuple(values), mean=mean, std=spread, low=mean - half, high=mean + half)

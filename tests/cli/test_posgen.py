@@ -56,6 +56,17 @@ def test_rules_of_what_there_is_not(capsys, words, message):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_a_run_that_ends_what_is_settled(capsys, tmp_path):
+    out = tmp_path / "run"
+    asked = ["posgen", "run", "--task", "cot", "--method", "rope,resonance-rope", "--out", str(out)]
+    with pytest.raises(SystemExit) as caught:
+        main([*asked, "--seeds", "0,1", "--stop-when-settled", "--jobs", "1", "--json", *sets(TINY)])
+    assert caught.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["seeds"], told["settled"]) == ([0, 1], [])
+    assert json.loads((out / "settled.json").read_text()) == {"verdicts": []}
+
+
 def test_generate(capsys, tmp_path):
     out = tmp_path / "data"
     command = ["posgen", "generate", "--task", "cot", "--out", str(out), *sets(SMALL)]

@@ -27,6 +27,14 @@ Methods = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated: 0,1,2.  [default: the preset's]")]
 Jobs = Annotated[int | None, typer.Option(help="Parallel processes.  [default: one a processor]")]
+Settled = Annotated[
+    bool,
+    typer.Option(
+        "--stop-when-settled",
+        help="Seed after seed; a method with and without Resonance takes no more seeds once the interval of "
+        "the effect leaves 0 out.",
+    ),
+]
 Cluster = Annotated[
     str | None,
     typer.Option(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resrope.cli.posgen_options import Cluster, Jobs, Json, Methods, Seeds, Set, Tasks
+from resrope.cli.posgen_options import Cluster, Jobs, Json, Methods, Seeds, Set, Settled, Tasks
 from resrope.cli.values import assignments, names, numbers
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run(
     seeds: Seeds = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
+    settled: Settled = False,
     changes: Set = None,
     json_output: Json = False,
 ) -> None:
@@ -52,10 +54,10 @@ def run(
     _require_extras()
     settings = presets.preset(preset).override(assignments(changes or []))
     cells = _cells(preset, settings, tasks, methods, seeds)
-    processes = _processes(jobs, cluster)
+    how = How(jobs=_processes(jobs, cluster), cluster=cluster, settled=settled, quiet=json_output)
     open_run(out, preset, settings)
     with only_run(out):
-        _train(out, cells, settings, processes, cluster=cluster, quiet=json_output)
+        _train(out, cells, settings, how)
         _report(out, json_output)
 
 
@@ -79,6 +81,7 @@ def audit(
     seeds: Seeds = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
+    settled: Settled = False,
     alone: Annotated[
         bool, typer.Option("--alone", help="Throw every switch alone, on the preset, instead.")
     ] = False,
@@ -102,12 +105,12 @@ def audit(
     paper = named(preset).override(assignments(changes or []))
     rungs = (ladders.alone if alone else ladders.ladder)(paper)
     cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
-    processes = _processes(jobs, cluster)
+    how = How(jobs=_processes(jobs, cluster), cluster=cluster, settled=settled, quiet=json_output)
     for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
         if not json_output:
             typer.echo(f"{folder}", err=True)
         with only_run(folder):
-            _train(folder, cells[rung.name], rung.settings, processes, cluster=cluster, quiet=json_output)
+            _train(folder, cells[rung.name], rung.settings, how)
         grids, files = ladders.write_audit(out, rungs, apart=alone)
     if json_output:
         typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
@@ -186,13 +189,30 @@ def _require_extras() -> None:
         raise ImportError(f"PosGen runs need {error.name}: pip install 'resrope[posgen]'") from error
 
 
-def _train(
-    out: Path, cells: Sequence[Cell], settings: Settings, jobs: int, *, cluster: str | None, quiet: bool
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class How:
+    """How cells are run: in so many processes or on a cluster; ending what is settled; without a bar."""
+
+    jobs: int
+    cluster: str | None
+    settled: bool
+    quiet: bool
+
+    @property
+    def matrix(self) -> Callable[..., object]:
+        """What runs a list of cells."""
+        from resrope.posgen.cluster import run_on_cluster
+        from resrope.posgen.runner import run_matrix
+
+        if self.cluster is None:
+            return partial(run_matrix, jobs=self.jobs)
+        return partial(run_on_cluster, address=self.cluster)
+
+
+def _train(out: Path, cells: Sequence[Cell], settings: Settings, how: How) -> None:
     from resrope.posgen.cell import check_unchanged
-    from resrope.posgen.cluster import run_on_cluster
     from resrope.posgen.record import read_record
-    from resrope.posgen.runner import run_matrix
+    from resrope.posgen.settled import rounds
     from resrope.posgen.train import total_steps
 
     pending = sum(read_record(out, cell) is None for cell in cells)
@@ -200,23 +220,21 @@ def _train(
         return
     check_unchanged(out, cells, settings)
     total = pending * total_steps(settings)
-    with _progress(quiet) as bar:
+    with _progress(how.quiet) as bar:
         work = bar.add_task(f"{pending} cell{'s' * (pending > 1)}", total=total)
 
         def finished(cell: Cell, record: dict[str, Any]) -> None:
-            if not quiet:
+            if not how.quiet:
                 bar.console.print(_one_cell(cell, record), highlight=False)
 
-        run_there = (
-            partial(run_matrix, jobs=jobs) if cluster is None else partial(run_on_cluster, address=cluster)
-        )
-        run_there(
-            out,
-            cells,
-            settings,
-            progress=lambda cell, steps: bar.advance(work, steps),
-            finished=finished,
-        )
+        for part in rounds(out, cells, settings) if how.settled else [cells]:
+            how.matrix(
+                out,
+                part,
+                settings,
+                progress=lambda cell, steps: bar.advance(work, steps),
+                finished=finished,
+            )
         bar.update(work, completed=total)
 
 

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from resrope.stats import t95
+from resrope.stats import t_quantile
 
 SAMPLES = 10_000
 # Fewer texts drawn again give intervals that are far too narrow.
@@ -106,7 +106,7 @@ def _percentiles(drawn: Array, texts: list[int]) -> list[tuple[float, float] | N
 
 def _tail(texts: int) -> float:
     """The share of samples beyond either end of an interval; 2.5 % where there are many texts."""
-    return NormalDist().cdf(-t95(texts - 1) * sqrt(texts / (texts - 1)))
+    return NormalDist().cdf(-t_quantile(texts - 1) * sqrt(texts / (texts - 1)))
 
 
 def _number(value: float) -> float | None:

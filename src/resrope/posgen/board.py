@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from resrope.page import Grid, Link, Page
-from resrope.posgen.report import counted, rules_alone
+from resrope.posgen.evaluate import counted
+from resrope.posgen.report import rules_alone
 from resrope.posgen.result import Result, check
 from resrope.posgen.settings import Settings
 from resrope.posgen.tables import percent, title

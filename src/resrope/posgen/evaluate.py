@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from resrope.posgen.locality import kinds
 from resrope.posgen.model import Decoder
 from resrope.posgen.positions import Where
+from resrope.posgen.settings import Settings
 from resrope.posgen.tasks import Task
 
 At = Callable[[int], Where]
@@ -103,3 +105,10 @@ def accuracies(evaluation: Evaluation, task: Task, train_length: int) -> dict[st
     """Accuracy in each region, 0 to 1; None where a region is empty."""
     masks = regions(task, train_length, len(evaluation.correct))
     return {name: evaluation.accuracy(mask) for name, mask in masks.items()}
+
+
+def counted(settings: Settings, task: str, part: Mapping[str, Any]) -> dict[str, float | None]:
+    """``accuracies`` anew, from ``correct_by_position`` and ``rows`` of a record."""
+    correct = np.array(part["correct_by_position"])
+    seen = Evaluation(rows=part["rows"], correct=correct, loss=np.full(len(correct), np.nan))
+    return accuracies(seen, settings.task(task), settings.train_length)

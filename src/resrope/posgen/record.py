@@ -23,6 +23,8 @@ from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
 
 SCHEMA = "resrope-posgen-1"
+CHECKPOINTS = ("last", "best")
+"""A record's measurements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

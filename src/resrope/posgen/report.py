@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from resrope.posgen.embeddings import EMBEDDINGS
-from resrope.posgen.evaluate import Evaluation, accuracies, regions
+from resrope.posgen.evaluate import counted, regions
 from resrope.posgen.locality import KINDS, local_accuracy, windows
-from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.record import CHECKPOINTS, Cell, read_records, read_run
 from resrope.posgen.settings import METHODS, Settings
+from resrope.posgen.settled import read_settled
 from resrope.posgen.tasks import TASKS
 from resrope.stats import summarise
 
@@ -25,7 +24,6 @@ PAPER_TABLE_1: dict[str, dict[str, float]] = {
     "cot": {"rope": 69.56, "resonance-rope": 75.25, "yarn": 98.71, "resonance-yarn": 99.58},
     "semi-recursive": {"rope": 17.96, "resonance-rope": 29.78, "yarn": 33.70, "resonance-yarn": 48.46},
 }
-CHECKPOINTS = ("last", "best")
 REGIONS = tuple(
     region + kind for region in ("in_distribution", "ood") for kind in ("", *(f"_{k}" for k in KINDS))
 )
@@ -40,7 +38,7 @@ def summarise_run(out: Path) -> tuple[dict[str, Any], list[Record]]:
     records = read_records(out)
     if not records:
         raise ValueError(f"{out} has no finished cell yet; run `resrope posgen run` on it first")
-    return _summarise(preset, settings, records), records
+    return {**_summarise(preset, settings, records), "settled": read_settled(out)}, records
 
 
 def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[str, Any]:
@@ -115,13 +113,6 @@ def _accuracies(settings: Settings, records: list[Record], task: str, method: st
         measured["free_running"] = free
     found = {kind: [counted(settings, task, part) for part in rows] for kind, rows in measured.items()}
     return {kind: {n: _summary([c[n] for c in rows]) for n in REGIONS} for kind, rows in found.items()}
-
-
-def counted(settings: Settings, task: str, part: Record) -> dict[str, float | None]:
-    """Accuracy in every region from ``correct_by_position`` and ``rows``."""
-    correct = np.array(part["correct_by_position"])
-    seen = Evaluation(rows=part["rows"], correct=correct, loss=np.full(len(correct), np.nan))
-    return accuracies(seen, settings.task(task), settings.train_length)
 
 
 def _effects(settings: Settings, records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""Ending early: once seeds enough have settled what Resonance does to a method, its pair takes no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resrope.files import atomic_write
+from resrope.posgen.evaluate import counted
+from resrope.posgen.record import CHECKPOINTS, Cell, read_record
+from resrope.posgen.settings import Settings
+from resrope.rundir import read_json
+from resrope.spec.methods import RESONANCE
+from resrope.stats import Summary, summarise
+
+FILE = "settled.json"
+Pair = tuple[str, str]
+"""A task and a method, which stands with and without Resonance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was settled after ``seeds``: the effect at both checkpoints, of one sign, at the ``level`` of a
+    look."""
+
+    task: str
+    method: str
+    seeds: tuple[int, ...]
+    level: float
+    effect: Mapping[str, Summary]
+
+
+def level(seeds: int) -> float:
+    """Of the interval at each look, after 2, 3, … ``seeds`` seeds, that keeps 95 % for all of them together
+    (Bonferroni)."""
+    return 1 - 0.05 / max(1, seeds - 1)
+
+
+def rounds(out: Path, cells: Sequence[Cell], settings: Settings) -> Iterator[list[Cell]]:
+    """The cells of one seed after the other, without pairs that earlier ones settled; these are written to
+    OUT/settled.json.
+
+    A cell of a round must be finished before the next round is asked for.
+    """
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    found: dict[Pair, Verdict] = {}
+    for done, seed in enumerate(seeds):
+        for pair in _pairs(cells) - found.keys():
+            verdict = _settled(out, pair, seeds[:done], settings, level(len(seeds)))
+            if verdict is not None:
+                found[pair] = verdict
+        verdicts = [asdict(found[pair]) for pair in sorted(found)]
+        atomic_write(out / FILE, json.dumps({"verdicts": verdicts}, indent=1) + "\n")
+        yield [cell for cell in cells if cell.seed == seed and _pair(cell) not in found]
+
+
+def read_settled(out: Path) -> list[dict[str, Any]]:
+    """The verdicts in OUT/settled.json, of which the cells are still those that were looked at."""
+    file = out / FILE
+    if not file.is_file():
+        return []
+    there: dict[Pair, set[int]] = {}
+    for record in out.glob("cells/*/record.json"):
+        cell = Cell(**read_json(record)["cell"])
+        there.setdefault(_pair(cell), set()).add(cell.seed)
+    verdicts: list[dict[str, Any]] = read_json(file)["verdicts"]
+    return [v for v in verdicts if there.get((v["task"], v["method"])) == set(v["seeds"])]
+
+
+def _pair(cell: Cell) -> Pair:
+    return cell.task, cell.method.removeprefix(RESONANCE)
+
+
+def _pairs(cells: Sequence[Cell]) -> set[Pair]:
+    """Those of which both are asked for."""
+    methods = {(cell.task, cell.method) for cell in cells}
+    return {(task, m) for task, m in methods if (task, RESONANCE + m) in methods}
+
+
+def _settled(out: Path, pair: Pair, seeds: Sequence[int], settings: Settings, at: float) -> Verdict | None:
+    """The verdict, when after the last step and at the best checkpoint the interval leaves 0 out on one
+    side."""
+    task, method = pair
+    effect = {c: _effect(out, pair, seeds, settings, c, at) for c in CHECKPOINTS} if len(seeds) > 1 else {}
+    signs = {_sign(summary) for summary in effect.values()}
+    if signs not in ({1}, {-1}):
+        return None
+    return Verdict(task=task, method=method, seeds=tuple(seeds), level=at, effect=effect)
+
+
+def _effect(
+    out: Path, pair: Pair, seeds: Sequence[int], settings: Settings, checkpoint: str, at: float
+) -> Summary:
+    task, method = pair
+
+    def ood(name: str, seed: int) -> float:
+        record = read_record(out, Cell(task=task, method=name, seed=seed))
+        assert record is not None
+        return counted(settings, task, record[checkpoint])["ood"] or 0.0
+
+    summary = summarise([ood(RESONANCE + method, s) - ood(method, s) for s in seeds], at)
+    assert summary is not None
+    return summary
+
+
+def _sign(summary: Summary) -> int:
+    assert summary.low is not None
+    assert summary.high is not None
+    return (summary.low > 0) - (summary.high < 0)
