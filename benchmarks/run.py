@@ -21,6 +21,7 @@ import gap
 import longtext
 import step
 import tables
+import together
 from resrope.posgen.runner import default_jobs
 from resrope.provenance import provenance
 
@@ -57,6 +58,7 @@ PARTS = {
     "step": step.measure_all,
     "longtext": longtext.measure,
     "finetune": finetune.measure,
+    "together": together.measure,
 }
 
 
@@ -92,6 +94,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             *_longtext_rows(results),
             *_finetune_rows(results),
             *_posgen_rows(results),
+            *_together_rows(results),
         )
     ]
     errors = [
@@ -187,6 +190,19 @@ def _finetune_rows(results: Mapping[str, Any]) -> list[Row]:
             Row("the same: peak memory", plain, found["memory_ratio"], "×", most=0.6),
         ]
     return rows
+
+
+def _together_rows(results: Mapping[str, Any]) -> list[Row]:
+    return [
+        Row(
+            f"a step of {cells} PosGen cells as one model, {size}, one thread: times faster",
+            "one cell after the other",
+            found["times_faster"],
+            "×",
+        )
+        for size, by_cells in results.get("together", {}).items()
+        for cells, found in by_cells.items()
+    ]
 
 
 def _posgen_rows(results: Mapping[str, Any]) -> list[Row]:

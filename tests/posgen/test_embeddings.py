@@ -277,7 +277,7 @@ def test_a_class_that_was_changed_between_cells_or_starts_is_refused(tiny, tmp_p
 
     run_cell(tmp_path / "run", one, tiny)
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "_finish", stop)
+        patch.setattr(cells, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             run_cell(tmp_path / "run", two, tiny)
     check_unchanged(tmp_path / "run", [two], tiny)

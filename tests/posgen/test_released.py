@@ -136,7 +136,7 @@ def test_a_run_that_gave_up_and_was_killed_before_its_record_gives_up_again(tiny
     settings = tiny.override({"best_by": "accuracy", "patience": 1, "epochs": 10, "looks": 10})
     settings = settings.override({"learning_rate": 1e-12})
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "_finish", lambda out, work: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cells, "finish", lambda out, work: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_cell(tmp_path, COT, settings)
     assert len(run_cell(tmp_path, COT, settings)["history"]) == 2

@@ -27,6 +27,11 @@ Methods = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated: 0,1,2.  [default: the preset's]")]
 Jobs = Annotated[int | None, typer.Option(help="Parallel processes.  [default: one a processor]")]
+Together = Annotated[
+    int | None,
+    typer.Option(help="Train so many cells of a task as one model: for a GPU, which one cell leaves idle."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.  [default: cpu]")]
 Settled = Annotated[
     bool,
     typer.Option(

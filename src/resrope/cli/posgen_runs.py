@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resrope.cli.posgen_options import Cluster, Jobs, Json, Methods, Seeds, Set, Settled, Tasks
+from resrope.cli.posgen_options import (
+    Cluster,
+    Device,
+    Jobs,
+    Json,
+    Methods,
+    Seeds,
+    Set,
+    Settled,
+    Tasks,
+    Together,
+)
+from resrope.cli.posgen_train import how_of, train
 from resrope.cli.values import assignments, names, numbers
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from resrope.posgen.record import Cell
     from resrope.posgen.settings import Settings
 
@@ -34,6 +41,8 @@ def run(
     seeds: Seeds = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
+    together: Together = None,
+    device: Device = None,
     settled: Settled = False,
     changes: Set = None,
     json_output: Json = False,
@@ -54,10 +63,10 @@ def run(
     _require_extras()
     settings = presets.preset(preset).override(assignments(changes or []))
     cells = _cells(preset, settings, tasks, methods, seeds)
-    how = How(jobs=_processes(jobs, cluster), cluster=cluster, settled=settled, quiet=json_output)
+    how = how_of(jobs, cluster, together, device, settled=settled, quiet=json_output)
     open_run(out, preset, settings)
     with only_run(out):
-        _train(out, cells, settings, how)
+        train(out, cells, settings, how)
         _report(out, json_output)
 
 
@@ -81,6 +90,8 @@ def audit(
     seeds: Seeds = None,
     jobs: Jobs = None,
     cluster: Cluster = None,
+    together: Together = None,
+    device: Device = None,
     settled: Settled = False,
     alone: Annotated[
         bool, typer.Option("--alone", help="Throw every switch alone, on the preset, instead.")
@@ -105,12 +116,12 @@ def audit(
     paper = named(preset).override(assignments(changes or []))
     rungs = (ladders.alone if alone else ladders.ladder)(paper)
     cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
-    how = How(jobs=_processes(jobs, cluster), cluster=cluster, settled=settled, quiet=json_output)
+    how = how_of(jobs, cluster, together, device, settled=settled, quiet=json_output)
     for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
         if not json_output:
             typer.echo(f"{folder}", err=True)
         with only_run(folder):
-            _train(folder, cells[rung.name], rung.settings, how)
+            train(folder, cells[rung.name], rung.settings, how)
         grids, files = ladders.write_audit(out, rungs, apart=alone)
     if json_output:
         typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
@@ -172,14 +183,6 @@ def _cells(
     return matrix(chosen_tasks, chosen_methods, chosen_seeds)
 
 
-def _processes(jobs: int | None, cluster: str | None) -> int:
-    from resrope.posgen.runner import check_jobs, default_jobs
-
-    if jobs is not None and cluster is not None:
-        raise ValueError("--jobs divides this machine; with --cluster the cluster decides: give one of them")
-    return default_jobs() if jobs is None else check_jobs(jobs)
-
-
 def _require_extras() -> None:
     """Say what is missing before hours of work, not after."""
     try:
@@ -187,79 +190,6 @@ def _require_extras() -> None:
         import safetensors.torch  # noqa: F401
     except ImportError as error:
         raise ImportError(f"PosGen runs need {error.name}: pip install 'resrope[posgen]'") from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class How:
-    """How cells are run: in so many processes or on a cluster; ending what is settled; without a bar."""
-
-    jobs: int
-    cluster: str | None
-    settled: bool
-    quiet: bool
-
-    @property
-    def matrix(self) -> Callable[..., object]:
-        """What runs a list of cells."""
-        from resrope.posgen.cluster import run_on_cluster
-        from resrope.posgen.runner import run_matrix
-
-        if self.cluster is None:
-            return partial(run_matrix, jobs=self.jobs)
-        return partial(run_on_cluster, address=self.cluster)
-
-
-def _train(out: Path, cells: Sequence[Cell], settings: Settings, how: How) -> None:
-    from resrope.posgen.cell import check_unchanged
-    from resrope.posgen.record import read_record
-    from resrope.posgen.settled import rounds
-    from resrope.posgen.train import total_steps
-
-    pending = sum(read_record(out, cell) is None for cell in cells)
-    if not pending:
-        return
-    check_unchanged(out, cells, settings)
-    total = pending * total_steps(settings)
-    with _progress(how.quiet) as bar:
-        work = bar.add_task(f"{pending} cell{'s' * (pending > 1)}", total=total)
-
-        def finished(cell: Cell, record: dict[str, Any]) -> None:
-            if not how.quiet:
-                bar.console.print(_one_cell(cell, record), highlight=False)
-
-        for part in rounds(out, cells, settings) if how.settled else [cells]:
-            how.matrix(
-                out,
-                part,
-                settings,
-                progress=lambda cell, steps: bar.advance(work, steps),
-                finished=finished,
-            )
-        bar.update(work, completed=total)
-
-
-def _progress(quiet: bool) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from resrope.cli.output import console
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    return Progress(*columns, console=console(), disable=quiet)
-
-
-def _one_cell(cell: Cell, record: dict[str, Any]) -> str:
-    last = record["last"]
-    return (
-        f"{cell.name:<36} {100 * last['in_distribution']:5.1f} % in distribution, "
-        f"{100 * last['ood']:5.1f} % OOD, {record['made']['seconds']:.0f} s"
-    )
 
 
 def _report(out: Path, json_output: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resrope.devices import device_of
 from resrope.longtext import attention
 from resrope.models import gguf
 from resrope.models.apply import rope_of, rotating
@@ -65,7 +66,7 @@ def open_subject(
     chooses.
     tokenizer: one that is loaded already. Raises ValueError or OSError.
     """
-    place = _device(device)
+    place = device_of(device)
     kind = _dtype(dtype, place)
     options = {} if attn is None else {"attn_implementation": attn}
     model: Any = load(path, dtype=kind, exact=False, model_kwargs=options)
@@ -105,19 +106,6 @@ def _file(path: str | Path) -> Path | None:
     """Where the model lies on this machine; None for a hub id."""
     file = gguf.smollm2_path() if str(path) == SMOLLM2 else Path(path)
     return file if file.exists() else None
-
-
-def _device(asked: str | None) -> torch.device:
-    if asked is None:
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).split("\n")[0]
-        raise ValueError(f"device must be one that this torch has, got {asked}: {first}") from None
-    return device
 
 
 def _dtype(asked: str | None, device: torch.device) -> torch.dtype:

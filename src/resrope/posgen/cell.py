@@ -43,7 +43,7 @@ Progress = Callable[[int], None]
 
 @dataclass
 class Work:
-    """A cell while it trains."""
+    """A cell while it trains. made: what its record says of how it was made, beside what all records say."""
 
     cell: Cell
     settings: Settings
@@ -54,11 +54,14 @@ class Work:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def where(self) -> At:
         """What tests take of positions."""
-        return when_tested(self.trainer.position, self.cell.seed)
+        device = self.trainer.model.embedding.device
+        tested = when_tested(self.trainer.position, self.cell.seed)
+        return lambda length: tested(length).to(device)
 
 
 def run_cell(
@@ -74,19 +77,19 @@ def run_cell(
     if done is not None:
         return done
     remove_leftovers(cell_folder(out, cell))
-    with _without_denormals():
+    with without_denormals():
         work = prepared(cell, settings)
         _resume(out, work)
         progress(work.trainer.step)
         for look in look_steps(settings):
-            if look > work.trainer.step and not _gave_up(work):
+            if look > work.trainer.step and not gave_up(work):
                 _train_to(look, work, progress)
                 _save(out, work)
-        return _finish(out, work)
+        return finish(out, work)
 
 
 @contextmanager
-def _without_denormals() -> Iterator[None]:
+def without_denormals() -> Iterator[None]:
     """Matrix products of denormal numbers take hundreds of times as long; the caller's arithmetic stays."""
     torch.set_flush_denormal(True)
     try:
@@ -123,14 +126,25 @@ def _train_to(look: int, work: Work, progress: Progress) -> None:
     started = time.perf_counter()
     losses = []
     for loss in work.trainer.losses(look):
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"{work.cell.name}: the loss is {loss} at step {work.trainer.step}; "
-                f"lower learning_rate, got {work.settings.learning_rate}"
-            )
+        check_finite(work, loss, work.trainer.step)
         losses.append(loss)
         progress(1)
-    rows = work.validation[: work.settings.look_rows]
+    look_at(work, losses)
+    work.seconds += time.perf_counter() - started
+
+
+def check_finite(work: Work, loss: float, step: int) -> None:
+    """Raise ValueError for a loss that is no number."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{work.cell.name}: the loss is {loss} at step {step}; "
+            f"lower learning_rate, got {work.settings.learning_rate}"
+        )
+
+
+def look_at(work: Work, losses: Sequence[float]) -> None:
+    """Evaluate where it stands, for its history; losses: of the steps since the last look."""
+    look, rows = work.trainer.step, work.validation[: work.settings.look_rows]
     seen = evaluate(work.trainer.model, work.where, rows, work.task.prefix_length, work.settings.before)
     work.history.append(
         {
@@ -143,10 +157,10 @@ def _train_to(look: int, work: Work, progress: Progress) -> None:
     )
     if _best(work) is work.history[-1]:
         work.best = {k: v.detach().clone() for k, v in work.trainer.named_parameters().items()}
-    work.seconds += time.perf_counter() - started
 
 
-def _save(out: Path, work: Work) -> None:
+def state_of(work: Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that the rest of the cell follows from: tensors, and notes as JSON types."""
     tensors = work.trainer.state() | {f"best.{k}": v for k, v in work.best.items()}
     notes = {
         "step": work.trainer.step,
@@ -155,21 +169,29 @@ def _save(out: Path, work: Work) -> None:
         "threads": torch.get_num_threads(),
         "source": source_of(work.trainer.position),
     }
-    write_tensors(cell_folder(out, work.cell) / "checkpoint.safetensors", tensors, notes)
+    return tensors, notes
 
 
-def _resume(out: Path, work: Work) -> None:
-    path = cell_folder(out, work.cell) / "checkpoint.safetensors"
-    if not path.exists():
-        return
-    tensors, notes = read_tensors(path)
+def restore(work: Work, tensors: dict[str, Tensor], notes: dict[str, Any], file: Path) -> None:
+    """Inverse of ``state_of``. Raises ValueError where a user's embedding is not what it was; file: where
+    they come from."""
     source = source_of(work.trainer.position)
     if notes.get("source", source) != source:
-        raise _changed(work.cell.method, path)
+        raise _changed(work.cell.method, file)
     torch.set_num_threads(notes["threads"])
     work.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
     work.history, work.seconds = notes["history"], notes["seconds"]
     work.trainer.restore(tensors, notes["step"])
+
+
+def _save(out: Path, work: Work) -> None:
+    write_tensors(cell_folder(out, work.cell) / "checkpoint.safetensors", *state_of(work))
+
+
+def _resume(out: Path, work: Work) -> None:
+    path = cell_folder(out, work.cell) / "checkpoint.safetensors"
+    if path.exists():
+        restore(work, *read_tensors(path), path)
 
 
 def _changed(method: str, made: Path) -> ValueError:
@@ -185,7 +207,8 @@ def check_unchanged(out: Path, cells: Sequence[Cell], settings: Settings) -> Non
             raise _changed(method, cell_folder(out, Cell(**record["cell"])))
 
 
-def _finish(out: Path, work: Work) -> dict[str, Any]:
+def finish(out: Path, work: Work) -> dict[str, Any]:
+    """Test it after its last step and at its best look; write weights and record, and return the record."""
     started = time.perf_counter()
     folder = cell_folder(out, work.cell)
     last = {k: v.detach() for k, v in work.trainer.named_parameters().items()}
@@ -203,7 +226,8 @@ def _finish(out: Path, work: Work) -> dict[str, Any]:
     work.trainer.load(work.best)
     record["best"] = {"step": _best(work)["step"], **_measure(work)}
     seconds = work.seconds + time.perf_counter() - started
-    record["made"] = {"seconds": round(seconds, 2), "threads": torch.get_num_threads()} | provenance()
+    threads = {"threads": torch.get_num_threads()}
+    record["made"] = {"seconds": round(seconds, 2), **threads, **work.made, **provenance()}
     write_record(out, work.cell, record)
     return record
 
@@ -228,7 +252,7 @@ def _best(work: Work) -> dict[str, Any]:
     return max(work.history, key=lambda entry: entry["in_distribution"])
 
 
-def _gave_up(work: Work) -> bool:
+def gave_up(work: Work) -> bool:
     """Whether as many looks as there is patience for have passed since the best one."""
     if work.settings.patience is None or not work.history:
         return False

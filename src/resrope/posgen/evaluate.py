@@ -19,7 +19,7 @@ from resrope.posgen.settings import Settings
 from resrope.posgen.tasks import Task
 
 At = Callable[[int], Where]
-"""Length -> what a forward over so many tokens takes of positions."""
+"""Length -> what a forward over so many tokens takes of positions, on the model's device."""
 
 _ROWS = 50  # sequences a forward pass: enough to fill the cores, small enough to stay in the cache
 
@@ -56,12 +56,12 @@ def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, befo
     loss = torch.zeros(length, dtype=torch.float64)
     first = prefix_length - 1  # the query that predicts the first generated token
     there = where(length - 1)
-    for batch in torch.split(tokens, _ROWS):
+    for batch in torch.split(tokens.to(there.turns.device), _ROWS):
         logits = model(batch[:, :-1], there)[:, first:]
         targets = batch[:, prefix_length:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0)
-        loss[prefix_length:] += nats.view(targets.shape).double().sum(0)
+        correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0).cpu()
+        loss[prefix_length:] += nats.view(targets.shape).double().sum(0).cpu()
     return Evaluation(rows=rows, correct=correct[before:].numpy(), loss=(loss[before:] / rows).numpy())
 
 
@@ -73,11 +73,13 @@ def run_freely(model: Decoder, where: At, tokens: Tensor, prefix_length: int, be
     """
     prefix_length += before
     rows, length = tokens.shape
-    written, there = tokens[:, :prefix_length], where(length - 1)
+    there = where(length - 1)
+    tokens = tokens.to(there.turns.device)
+    written = tokens[:, :prefix_length]
     for position in range(prefix_length, length):
         logits = model(written, there.first(position))
         written = torch.cat((written, logits[:, -1:].argmax(-1)), dim=1)
-    correct = (written == tokens).sum(0)
+    correct = (written == tokens).sum(0).cpu()
     correct[:prefix_length] = 0
     return Evaluation(rows=rows, correct=correct[before:].numpy(), loss=np.full(length - before, np.nan))
 

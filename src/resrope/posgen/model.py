@@ -12,7 +12,8 @@ from resrope.posgen.dropout import Dropout, Mask, Place
 from resrope.posgen.ops import add_linear, attend, attention_weights, norm_linear, pair_rows, relu_
 from resrope.posgen.positions import Where
 
-_EPS = 1e-6  # T5's layer_norm_epsilon
+EPS = 1e-6
+"""T5's layer_norm_epsilon."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +106,7 @@ class Decoder(nn.Module):
             x = self._layer(layer, index, x, where, dropout)
         mask = None if dropout is None else dropout.mask(Place.FINAL, 0, tuple(x.shape))
         scale = config.d_model**-0.5 * (1.0 if dropout is None else dropout.scale)
-        logits = norm_linear(x, self.final_norm * scale, self.embedding, eps=_EPS, mask=mask)
+        logits = norm_linear(x, self.final_norm * scale, self.embedding, eps=EPS, mask=mask)
         return logits.view(*shape, config.vocab_size)
 
     @torch.no_grad()
@@ -128,7 +129,7 @@ class Decoder(nn.Module):
         return x if where.input is None else (x.view(*tokens.shape, -1) + where.input).flatten(0, 1)
 
     def _qkv(self, layer: DecoderLayer, x: Tensor) -> Tensor:
-        return norm_linear(x, layer.attention_norm, pair_rows(layer.qkv, self.config.n_heads), eps=_EPS)
+        return norm_linear(x, layer.attention_norm, pair_rows(layer.qkv, self.config.n_heads), eps=EPS)
 
     def _layer(
         self,
@@ -152,7 +153,7 @@ class Decoder(nn.Module):
         )
         attended = mask(Place.ATTENTION_OUTPUT, tokens, config.d_model)
         x = add_linear(x, context, layer.o, scale=scale, mask=attended)
-        hidden = norm_linear(x, layer.feed_forward_norm, layer.wi, eps=_EPS)
+        hidden = norm_linear(x, layer.feed_forward_norm, layer.wi, eps=EPS)
         hidden = relu_(hidden, mask(Place.HIDDEN, tokens, config.d_ff))
         fed = mask(Place.FEED_FORWARD_OUTPUT, tokens, config.d_model)
         return add_linear(x, hidden, layer.wo, scale=scale, mask=fed)

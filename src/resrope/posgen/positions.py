@@ -40,6 +40,11 @@ class Where:
             None if self.bias is None else self.bias[:, :length, :length],
         )
 
+    def to(self, device: torch.device) -> Where:
+        """The same on another device."""
+        added, bias = (None if part is None else part.to(device) for part in (self.input, self.bias))
+        return Where(self.turns.to(device), added, bias)
+
 
 def rotated(cos: Tensor, sin: Tensor, n_heads: int) -> Where:
     """Of one rotary table for queries and keys alike, cos and sin [seq, head_dim/2]."""

@@ -9,6 +9,8 @@ OUT/cells/<cell>/checkpoint.safetensors    only while it is unfinished
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,21 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], notes: dict[str,
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Inverse of ``write_tensors``. Raises ValueError on a damaged file."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["notes"])  # noqa: SIM118
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """The notes alone."""
+    with _opened(path) as file:
+        notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+        return notes
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            notes = json.loads(file.metadata()["notes"])
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to start that cell again") from error

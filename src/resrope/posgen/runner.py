@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from resrope.posgen.record import Cell, read_record
 from resrope.posgen.settings import Settings
+from resrope.posgen.together import Group, groups, run_group
 
 Report = Callable[[Cell, int], None]
 
@@ -32,11 +35,11 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_jobs(jobs: int) -> int:
-    """``jobs`` itself. Raises ValueError when it is less than 1."""
-    if jobs < 1:
-        raise ValueError(f"jobs must be >= 1, got {jobs}")
-    return jobs
+def at_least_one(name: str, value: int) -> int:
+    """``value`` itself. Raises ValueError when it is less than 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+    return value
 
 
 def run_matrix(
@@ -45,33 +48,36 @@ def run_matrix(
     settings: Settings,
     *,
     jobs: int,
+    together: int = 1,
+    device: str = "cpu",
     progress: Report = lambda cell, steps: None,
     finished: Callable[[Cell, dict[str, Any]], None] = lambda cell, record: None,
 ) -> list[dict[str, Any]]:
     """Run the cells that are not finished; return all records in the order of ``cells``.
 
-    jobs: parallel processes; each gets its share of the processors as threads. ``progress(cell, steps)``
-    is called as steps are done, ``finished`` once per cell run here. Raises ValueError when jobs < 1,
-    and what a cell raised (the other running ones end with it).
+    jobs: parallel processes; each gets its share of the processors as threads. together: cells of one task
+    that are trained as one model; device: of the models. ``progress(cell, steps)`` is called as steps are
+    done, ``finished`` once per cell run here. Raises ValueError when jobs or together < 1, and what a cell
+    raised (the other running ones end with it).
     """
-    check_jobs(jobs)
-    pending = [cell for cell in cells if read_record(out, cell) is None]
+    pending = groups(out, cells, at_least_one("together", together))
+    workers = min(at_least_one("jobs", jobs), -(-len(cells) // together))
     if pending:
-        workers = min(jobs, len(cells))
         # By all cells, not by those pending: a cell begun again must get as many threads as before.
         threads = max(1, default_jobs() // workers)
         with _pool(workers, threads, progress) as pool:
-            futures = {pool.submit(_work, out, cell, settings): cell for cell in pending}
+            futures = {pool.submit(_work, out, group, settings, device): group for group in pending}
             _collect(futures, finished)
     return [record for cell in cells if (record := read_record(out, cell)) is not None]
 
 
 def _collect(
-    futures: dict[Future[dict[str, Any]], Cell], finished: Callable[[Cell, dict[str, Any]], None]
+    futures: dict[Future[list[dict[str, Any]]], Group], finished: Callable[[Cell, dict[str, Any]], None]
 ) -> None:
     try:
         for future in as_completed(futures):
-            finished(futures[future], future.result())
+            for cell, record in zip(futures[future], future.result(), strict=True):
+                finished(cell, record)
     except BrokenProcessPool as error:
         raise ValueError(
             "a worker process was killed (out of memory?); run again to go on, with fewer --jobs"
@@ -129,11 +135,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(out: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
-    import torch
-
-    from resrope.posgen.cell import run_cell
-
+def _work(out: Path, group: Group, settings: Settings, device: str) -> list[dict[str, Any]]:
     torch.set_num_threads(_threads)  # the cell before may have gone on with another number
     told = time.monotonic()
     waiting = 0
@@ -142,9 +144,9 @@ def _work(out: Path, cell: Cell, settings: Settings) -> dict[str, Any]:
         nonlocal told, waiting
         waiting += steps
         if time.monotonic() - told > 0.25:
-            _queue.put((cell, waiting))
+            _queue.put((group[0], waiting))
             told, waiting = time.monotonic(), 0
 
-    record = run_cell(out, cell, settings, progress)
-    _queue.put((cell, waiting))
-    return record
+    records = run_group(out, group, settings, device=device, progress=progress)
+    _queue.put((group[0], waiting))
+    return records

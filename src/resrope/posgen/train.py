@@ -101,12 +101,15 @@ class Trainer:
         own = {f"{POSITION}{name}": p for name, p in self.position.named_parameters()}
         return dict(self.model.named_parameters()) | own
 
-    def _where(self, length: int) -> Where:
-        """Of this step; drawn from the seed and the step where anything is drawn."""
+    def where(self, length: int, step: int) -> Where:
+        """What a step takes of positions; drawn from the seed and the step where anything is drawn."""
+        self.position.train()
+        random = np.random.default_rng([self.seed, step])
+        return self.position.at(self.position.positions(length, random))
+
+    def _here(self, length: int) -> Where:
         if self._fixed is None or not self.position.fixed:
-            self.position.train()
-            random = np.random.default_rng([self.seed, self.step])
-            self._fixed = self.position.at(self.position.positions(length, random))
+            self._fixed = self.where(length, self.step)
         return self._fixed
 
     def losses(self, until: int) -> Iterator[float]:
@@ -121,7 +124,7 @@ class Trainer:
         prefix = self.settings.before + self.settings.j + self.settings.k
         # Seeds of dropout are spread so that no two (seed, step) pairs share one.
         dropout_seed = self.seed * 2**32 + self.step
-        logits = self.model(batch[:, :-1], self._where(batch.shape[1] - 1), dropout_seed=dropout_seed)
+        logits = self.model(batch[:, :-1], self._here(batch.shape[1] - 1), dropout_seed=dropout_seed)
         loss = F.cross_entropy(logits[:, prefix - 1 :].flatten(0, 1), batch[:, prefix:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

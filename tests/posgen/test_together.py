@@ -1,0 +1,173 @@
+import json
+
+import pytest
+import torch
+
+from resrope.posgen import together as groupwise
+from resrope.posgen.batched import Batch, logits, stacked
+from resrope.posgen.cell import prepared, run_cell
+from resrope.posgen.model import Decoder
+from resrope.posgen.positions import when_tested
+from resrope.posgen.record import Cell, cell_folder
+from resrope.posgen.runner import matrix, run_matrix
+from resrope.posgen.together import groups, run_group, run_together
+
+CPU = torch.device("cpu")
+# A rotation, a bias, weights of its own under a bias, a vector added, positions drawn at every step.
+METHODS = ["resonance-yarn", "alibi", "fire", "learned", "randomised-rope"]
+GROUP = tuple(Cell(task="cot", method=method, seed=seed) for seed, method in enumerate(METHODS))
+
+
+@pytest.fixture
+def plain(tiny):
+    return tiny.override({"dropout": 0.0})
+
+
+def test_every_model_computes_what_it_computes_alone(plain):
+    works = [prepared(cell, plain) for cell in GROUP]
+    models = [work.trainer.model for work in works]
+    wheres = [when_tested(work.trainer.position, 0)(11) for work in works]
+    tokens = torch.stack([work.trainer.tokens[:3, :11] for work in works])
+    weights = {
+        name: torch.stack([dict(m.named_parameters())[name] for m in models])
+        for name, _ in models[0].named_parameters()
+    }
+    made = logits(weights, plain.model, tokens, stacked(wheres, CPU), lambda x: x)
+    for index, (model, where) in enumerate(zip(models, wheres, strict=True)):
+        torch.testing.assert_close(made[index], model(tokens[index], where))
+
+
+def numbers(record):
+    return {k: record[k] for k in ("history", "last", "best", "embedding", "settings")}
+
+
+@pytest.mark.parametrize("changes", [{}, {"train_feed_forward": False, "eos_prefix": True}])
+def test_they_learn_what_each_learns_alone(plain, tmp_path, changes):
+    settings = plain.override(changes)
+    records = run_together(tmp_path / "group", GROUP, settings)
+    for cell, record in zip(GROUP, records, strict=True):
+        alone = run_cell(tmp_path / "alone", cell, settings)
+        assert record["embedding"] == alone["embedding"]
+        for one, other in zip(record["history"], alone["history"], strict=True):
+            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+            assert one["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-4)
+        assert record["made"]["together"] == 5
+        assert record["made"]["device"] == "cpu"
+        assert "together" not in alone["made"]
+        assert sorted(p.name for p in cell_folder(tmp_path / "group", cell).iterdir()) == [
+            "best.safetensors",
+            "last.safetensors",
+            "record.json",
+        ]
+    assert not list((tmp_path / "group" / "together").iterdir())
+
+
+def interrupted(out, settings, stop_after):
+    def interrupt(steps):
+        nonlocal left
+        left -= steps
+        if left < 0:
+            raise KeyboardInterrupt
+
+    left = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        run_together(out, GROUP, settings, progress=interrupt)
+
+
+@pytest.mark.parametrize("stop_after", [2, 22, 41])
+def test_interrupted_it_ends_with_the_same_bits(tiny, tmp_path, stop_after):
+    whole = run_together(tmp_path / "whole", GROUP, tiny)
+    interrupted(tmp_path / "broken", tiny, stop_after)
+    again = run_together(tmp_path / "broken", GROUP, tiny)
+    assert list(map(numbers, again)) == list(map(numbers, whole))
+
+
+def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch):
+    whole = run_together(tmp_path / "whole", GROUP, tiny)
+    finished = []
+
+    def finish(out, work, plain=groupwise.finish):
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finished.append(plain(out, work))
+        return finished[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(groupwise, "finish", finish)
+        with pytest.raises(KeyboardInterrupt):
+            run_together(tmp_path / "broken", GROUP, tiny)
+    (group,) = groups(tmp_path / "broken", GROUP)
+    assert group == GROUP
+    again = run_group(tmp_path / "broken", group, tiny)
+    assert again[:2] == json.loads(json.dumps(finished))
+    assert list(map(numbers, again)) == list(map(numbers, whole))
+
+
+def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path):
+    cells = matrix(["cot", "recursive"], ["rope", "yarn"], [0, 1, 2])
+    of = {task: [c for c in cells if c.task == task] for task in ("cot", "recursive")}
+    assert groups(tmp_path, cells, 4) == [
+        tuple(of["cot"][:4]),
+        tuple(of["cot"][4:]),
+        tuple(of["recursive"][:4]),
+        tuple(of["recursive"][4:]),
+    ]
+    interrupted(tmp_path, tiny, 22)  # five of other methods
+    assert groups(tmp_path, [*cells, GROUP[1]], 6)[0] == GROUP
+    run_cell(tmp_path, cells[0], tiny)  # finished
+    (cell_folder(tmp_path, cells[1])).mkdir(parents=True)
+    (cell_folder(tmp_path, cells[1]) / "checkpoint.safetensors").touch()  # begun alone
+    assert groups(tmp_path, of["cot"], 9) == [(cells[1],), tuple(of["cot"][2:])]
+
+
+def test_cells_give_up_one_by_one(tiny, tmp_path):
+    settings = tiny.override({"patience": 1, "best_by": "accuracy", "looks": 8, "learning_rate": 0.3})
+    records = run_together(tmp_path, GROUP, settings)
+    looks = [len(record["history"]) for record in records]
+    assert min(looks) < 8
+    for record in records:
+        accuracies = [entry["in_distribution"] for entry in record["history"]]
+        best = accuracies.index(max(accuracies))
+        assert len(accuracies) == min(best + 2, 8)
+
+
+def test_dropout_is_drawn_anew_for_every_model_and_step(tiny):
+    works = [prepared(Cell(task="cot", method="rope", seed=0), tiny) for _ in range(2)]
+    batch = Batch([work.trainer for work in works], CPU)
+    ones = torch.ones(2, 100, 200)
+    drop = batch._drop()
+    first, second = drop(ones), drop(ones)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(batch._drop()(ones), first)
+    assert first.mean() == pytest.approx(1, abs=0.01)
+    assert (first == 0).float().mean() == pytest.approx(0.1, abs=0.01)
+    batch.step += 1
+    assert not torch.equal(batch._drop()(ones), first)
+
+
+def test_a_matrix_in_groups(plain, tmp_path):
+    cells, told = matrix(["cot"], ["rope", "alibi"], [0, 1]), []
+    records = run_matrix(
+        tmp_path, cells, plain, jobs=2, together=3, finished=lambda cell, record: told.append(cell)
+    )
+    assert [Cell(**record["cell"]) for record in records] == cells
+    assert sorted(map(str, told)) == sorted(map(str, cells))
+    assert [record["made"].get("together") for record in records] == [3, 3, 3, None]
+    with pytest.raises(ValueError, match="together must be >= 1, got 0"):
+        run_matrix(tmp_path, cells, plain, jobs=1, together=0)
+
+
+def test_a_decoder_on_no_device_has_the_shapes_of_one_on_a_device(tiny):
+    """Without numbers: whatever device tensors are on, none is left behind on the CPU."""
+    meta = torch.device("meta")
+    work = prepared(Cell(task="cot", method="fire", seed=0), tiny)
+    batch = Batch([work.trainer], meta)
+    where = stacked([work.trainer.where(11, 0)], meta)
+    tokens = work.trainer.tokens[None, :4, :11].to(meta)
+    made = logits(batch.weights, tiny.model, tokens, where, lambda x: x)
+    assert made.device == meta
+    assert made.shape == (1, 4, 11, 17)
+    decoder = Decoder(tiny.model, seed=0).to(meta)
+    with torch.no_grad():
+        assert decoder(tokens[0], work.trainer.where(11, 0).to(meta)).device == meta
