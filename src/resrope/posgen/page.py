@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from resrope.files import atomic_write
-from resrope.page import Page
+from resrope.page import Grid, Page
+from resrope.posgen.claims import claims
+from resrope.posgen.claims import grid as claims_grid
 from resrope.posgen.figures import draw_all
 from resrope.posgen.report import summarise_run
+from resrope.posgen.settings import Settings
 from resrope.posgen.tables import all_grids, percent, title
 
 _CAPTIONS = {
@@ -29,7 +33,9 @@ def write_report(out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """
     summary, records = summarise_run(out)
     pictures = draw_all(summary, records)
-    page = _page(summary, pictures)
+    found = claims(Settings().override(summary["settings"]), records)
+    summary["claims"] = [asdict(claim) for claim in found]
+    page = _page(summary, [*all_grids(summary), *([claims_grid(found)] if found else [])], pictures)
     files: dict[str, bytes | str] = {
         "report.html": page.html(pictures),
         "report.md": page.markdown(),
@@ -83,11 +89,11 @@ def _otherwise(settings: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
-def _page(summary: dict[str, Any], pictures: dict[str, bytes]) -> Page:
+def _page(summary: dict[str, Any], grids: list[Grid], pictures: dict[str, bytes]) -> Page:
     return Page(
         heading=f"PosGen, preset {summary['preset']}",
         facts=_facts(summary),
-        grids=all_grids(summary),
+        grids=grids,
         captions={name: _CAPTIONS[name] for name in pictures},
         made_by="resrope posgen report",
     )

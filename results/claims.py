@@ -1,0 +1,78 @@
+"""Which claims of arXiv 2403.00071 about PosGen hold? `python results/claims.py` writes claims.md.
+
+Every kept run (`keep.py`) with the claims' methods is a column; what a run has not is left open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from resrope.files import atomic_write
+from resrope.page import Grid, Page
+from resrope.posgen.claims import FAILS, HOLDS, UNDECIDED, Claim, claims
+from resrope.posgen.record import read_run
+from resrope.posgen.tables import title
+from resrope.posgen.tasks import TASKS
+
+HERE = Path(__file__).parent
+
+
+def main(folder: Path = HERE) -> None:
+    """Read, count, write."""
+    atomic_write(folder / "claims.md", page(folder).markdown())
+
+
+def page(folder: Path) -> Page:
+    """A table of verdicts for every task, and one of how many there are of each."""
+    runs = {file.parent.name: _claims(file.parent) for file in sorted(folder.glob("*/records.json"))}
+    runs = {name: found for name, found in runs.items() if found}
+    return Page(
+        heading="The paper's claims about PosGen, run by run",
+        facts=[
+            "A claim holds where the 95 % interval over seeds, paired by seed, lies on its side of 0, it "
+            "does not hold where it lies on the other; else it is undecided. One seed decides nothing.",
+            "In brackets the difference, positive where the claim is right: percentage points of OOD "
+            "accuracy after the last step, nats of validation loss.",
+            *(f"{name}: {_described(folder / name)}." for name in runs),
+        ],
+        grids=[_counted(runs), *(_grid(runs, task) for task in TASKS)],
+        captions={},
+        made_by="python results/claims.py",
+    )
+
+
+def _claims(run: Path) -> list[Claim]:
+    _, settings = read_run(run)
+    return claims(settings, json.loads((run / "records.json").read_text("utf-8")))
+
+
+def _described(run: Path) -> str:
+    preset, settings = read_run(run)
+    seeds = {r["cell"]["seed"] for r in json.loads((run / "records.json").read_text("utf-8"))}
+    return f"preset {preset}, h = {settings.h}, {settings.epochs} epochs, {len(seeds)} seed(s)"
+
+
+def _counted(runs: Mapping[str, list[Claim]]) -> Grid:
+    counts = {name: Counter(claim.verdict for claim in found) for name, found in runs.items()}
+    rows = [[v, *(str(counts[name][v]) for name in runs)] for v in (HOLDS, FAILS, UNDECIDED)]
+    return Grid("How many", ["verdict", *runs], rows)
+
+
+def _grid(runs: Mapping[str, list[Claim]], task: str) -> Grid:
+    by_words = {name: {claim.words: claim for claim in found} for name, found in runs.items()}
+    before = f"{title(task)}: "
+    every = dict.fromkeys(w for found in by_words.values() for w in found if w.startswith(before))
+    rows = []
+    for words in every:
+        cells = [by_words[name].get(words) for name in runs]
+        source = next(cell.source for cell in cells if cell is not None)
+        told = ("–" if cell is None else f"{cell.verdict} ({cell.numbers})" for cell in cells)
+        rows.append([words.removeprefix(before), source, *told])
+    return Grid(title(task), ["claim", "where", *runs], rows)
+
+
+if __name__ == "__main__":
+    main()

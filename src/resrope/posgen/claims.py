@@ -1,0 +1,182 @@
+"""What arXiv 2403.00071 claims of PosGen (Section 6.1.2), held against a run.
+
+A claim is a difference by seed that should be positive. It holds where the 95 % interval over seeds lies
+above 0, it does not hold where it lies below, else it is undecided; one seed decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from resrope.page import Grid
+from resrope.posgen.evaluate import counted
+from resrope.posgen.presets import TABLE_1_METHODS
+from resrope.posgen.settings import Settings
+from resrope.posgen.tables import title
+from resrope.posgen.tasks import TASKS
+from resrope.spec.methods import RESONANCE
+from resrope.stats import Summary, summarise, t_quantile
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+Record = Mapping[str, Any]
+Runs = Mapping[str, Mapping[int, Record]]
+"""Of one task: the cells' records by method and seed."""
+Measure = Callable[[Record], float]
+PLAIN = tuple(m for m in TABLE_1_METHODS if not m.startswith(RESONANCE))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """One claim and what a run says of it. source: where the paper makes it; numbers: what decides."""
+
+    words: str
+    source: str
+    verdict: str
+    numbers: str
+
+
+def claims(settings: Settings, records: Sequence[Record]) -> list[Claim]:
+    """All claims whose methods the run has, task by task."""
+    made = []
+    for task in TASKS:
+        runs: dict[str, dict[int, Record]] = {}
+        for record in records:
+            cell = record["cell"]
+            if cell["task"] == task and cell["method"] in TABLE_1_METHODS:
+                runs.setdefault(cell["method"], {})[cell["seed"]] = record
+        made += list(_of_task(settings, task, runs))
+    return made
+
+
+def grid(found: Sequence[Claim]) -> Grid:
+    """The claims as a table."""
+    return Grid(
+        "The paper's claims on this run",
+        ["claim", "where", "verdict", "difference [95 % interval]"],
+        [[c.words, c.source, c.verdict, c.numbers] for c in found],
+        "Differences by seed, positive where the claim is right: percentage points of OOD accuracy after the "
+        "last step, nats of validation loss. One interval in twenty leaves 0 out by chance.",
+    )
+
+
+def _of_task(settings: Settings, task: str, runs: Runs) -> Iterator[Claim]:
+    where = title(task)
+
+    def ood(record: Record) -> float:
+        return 100 * (counted(settings, task, record["last"])["ood"] or 0.0)
+
+    for plain in PLAIN:
+        resonant, whose = RESONANCE + plain, f"{title(plain)}'s"
+        if not runs.get(plain, {}).keys() & runs.get(resonant, {}).keys():
+            continue
+        # The paper reports one exception, and explains it.
+        verb, sign = ("lowers", -1) if (task, plain) == ("recursive", "rope") else ("raises", 1)
+        words = f"{where}: Resonance {verb} {whose} OOD accuracy"
+        yield _claim(words, "Table 1", _differences(runs, resonant, plain, ood, sign), ".1f")
+        words = f"{where}: Resonance narrows {whose} spread over seeds"
+        yield _spread(words, runs[resonant], runs[plain], ood)
+        lower = _differences(runs, resonant, plain, _lowest, -1)
+        words = f"{where}: Resonance lowers {whose} lowest validation loss"
+        yield _claim(words, "Section 6.1.2", lower, ".3f")
+        words = f"{where}: Resonance lowers {whose} validation loss all along"
+        yield _along(words, runs[resonant], runs[plain])
+    best = RESONANCE + PLAIN[-1]
+    if all(runs.get(m, {}).keys() & runs.get(best, {}).keys() for m in TABLE_1_METHODS):
+        yield _best(f"{where}: {title(best)} is the most accurate of the four", runs, best, ood)
+    if task == "semi-recursive" and runs.get("resonance-rope", {}).keys() & runs.get("yarn", {}).keys():
+        lower = _differences(runs, "resonance-rope", "yarn", _lowest, -1)
+        words = f"{where}: Resonance RoPE reaches a lower validation loss than YaRN"
+        yield _claim(words, "Section 6.1.2", lower, ".3f")
+
+
+def verdict(summary: Summary | None) -> str:
+    """Of a difference that should be positive."""
+    if summary is None or summary.low is None or summary.high is None:
+        return UNDECIDED
+    return HOLDS if summary.low > 0 else FAILS if summary.high < 0 else UNDECIDED
+
+
+def _differences(runs: Runs, one: str, other: str, measure: Measure, sign: int = 1) -> list[float]:
+    """By seed, the seeds that both have; positive where the claim is right."""
+    seeds = sorted(runs[one].keys() & runs[other].keys())
+    return [sign * (measure(runs[one][s]) - measure(runs[other][s])) for s in seeds]
+
+
+def _claim(words: str, source: str, differences: Sequence[float], spec: str) -> Claim:
+    summary = summarise(differences)
+    return Claim(words=words, source=source, verdict=verdict(summary), numbers=_numbers(summary, spec))
+
+
+def _numbers(summary: Summary | None, spec: str) -> str:
+    if summary is None:
+        return "–"
+    if summary.low is None:
+        return f"{summary.mean:+{spec}}"
+    return f"{summary.mean:+{spec}} [{summary.low:+{spec}}, {summary.high:+{spec}}]"
+
+
+def _lowest(record: Record) -> float:
+    return min(float(entry["validation_loss"]) for entry in record["history"])
+
+
+def _spread(
+    words: str, resonant: Mapping[int, Record], plain: Mapping[int, Record], measure: Measure
+) -> Claim:
+    """Variances of paired values, by Pitman's and Morgan's test: they differ where sum and difference are
+    correlated."""
+    seeds = sorted(resonant.keys() & plain.keys())
+    ours, theirs = (np.array([measure(side[s]) for s in seeds]) for side in (resonant, plain))
+    source = "Section 6.1.2"
+    if len(seeds) < 3:
+        return Claim(words=words, source=source, verdict=UNDECIDED, numbers="needs three seeds")
+    numbers = f"standard deviations {ours.std(ddof=1):.1f} and {theirs.std(ddof=1):.1f}"
+    total, less = ours + theirs, theirs - ours
+    if not total.std() or not less.std():
+        return Claim(words=words, source=source, verdict=UNDECIDED, numbers=numbers)
+    r, free = float(np.corrcoef(total, less)[0, 1]), len(seeds) - 2
+    t = r * math.sqrt(free / max(1 - r * r, 1e-300))
+    sure = abs(t) > t_quantile(free)
+    decided = UNDECIDED if not sure else HOLDS if t > 0 else FAILS
+    return Claim(words=words, source=source, verdict=decided, numbers=numbers)
+
+
+def _along(words: str, resonant: Mapping[int, Record], plain: Mapping[int, Record]) -> Claim:
+    """At every look: it holds where every look's interval says so, and not where one says the contrary that
+    allows for their number."""
+    seeds = sorted(resonant.keys() & plain.keys())
+    curves = [
+        [
+            there["validation_loss"] - here["validation_loss"]
+            for here, there in zip(resonant[s]["history"], plain[s]["history"], strict=False)
+        ]
+        for s in seeds
+    ]
+    looks = list(zip(*curves, strict=False))
+    lower = sum(sum(differences) > 0 for differences in looks)
+    numbers = f"on average lower at {lower} of {len(looks)} looks"
+    return Claim(words=words, source="Figure 3", verdict=_every(looks), numbers=numbers)
+
+
+def _every(parts: Sequence[Sequence[float]]) -> str:
+    """Of a claim that has several parts: it holds where all of them do, and not where one does not by an
+    interval that allows for their number (Bonferroni)."""
+    if {verdict(summarise(part)) for part in parts} == {HOLDS}:
+        return HOLDS
+    stricter = 1 - 0.05 / len(parts)
+    return FAILS if any(verdict(summarise(part, stricter)) == FAILS for part in parts) else UNDECIDED
+
+
+def _best(words: str, runs: Runs, best: str, measure: Measure) -> Claim:
+    """Over each of the others; the numbers are those of the nearest."""
+    others = [m for m in TABLE_1_METHODS if m != best]
+    found = {m: _differences(runs, best, m, measure) for m in others}
+    nearest = min(others, key=lambda m: fmean(found[m]))
+    numbers = f"over {title(nearest)} {_numbers(summarise(found[nearest]), '.1f')}"
+    decided = _every(list(found.values()))
+    return Claim(words=words, source="Section 6.1.2", verdict=decided, numbers=numbers)
