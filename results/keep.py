@@ -36,7 +36,8 @@ def main(source: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for path in (*files.values(), run / "run.json"):
             shutil.copyfile(path, out / path.name)
-    result = result_from(name, settings, records, title=f"The project's own, preset {name}", by="resrope")
+    words = ", ".join([f"The project's own, preset {name}", *changed(name, settings)])
+    result = result_from(name, settings, records, title=words, by="resrope")
     write_result(result, out / "result.json")
     provenance = {**there, "report_drawn_at": drawn_at}
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
@@ -72,13 +73,19 @@ def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> di
 
 def command(name: str, settings: Settings, records: list[dict[str, Any]]) -> str:
     """The run's command line, from what the run holds: preset, changed settings, cells."""
-    usual = asdict(preset(name))
-    changed = [f"--set {k}={json.dumps(v)}" for k, v in asdict(settings).items() if usual[k] != v]
     chosen = {key: dict.fromkeys(str(r["cell"][key]) for r in records) for key in ("task", "method", "seed")}
     parts = [f"--task {','.join(chosen['task'])}", f"--method {','.join(chosen['method'])}"]
     return " ".join(
-        ["resrope posgen run", f"--preset {name}", *parts, f"--seeds {','.join(chosen['seed'])}", *changed]
+        ["resrope posgen run", f"--preset {name}", *parts, f"--seeds {','.join(chosen['seed'])}"]
+        + [f"--set {field}" for field in changed(name, settings)]
     )
+
+
+def changed(name: str, settings: Settings) -> list[str]:
+    """The fields that are not the preset's, as ``--set`` takes them."""
+    usual = asdict(preset(name))
+    new = {k: v for k, v in asdict(settings).items() if usual[k] != v}
+    return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in new.items()]
 
 
 if __name__ == "__main__":
