@@ -9,7 +9,7 @@ from resrope.posgen.page import write_report
 from resrope.posgen.record import Cell, cell_folder, open_run
 from resrope.posgen.report import PAPER_TABLE_1, embedding_used, summarise_run
 from resrope.posgen.runner import matrix
-from resrope.posgen.tables import all_grids
+from resrope.posgen.tables import all_grids, share
 
 
 @pytest.fixture
@@ -42,6 +42,14 @@ def test_summary_by_hand(run):
     effect = summary["resonance_effect"]["semi-recursive"]["rope"]["last"]
     assert effect["mean"] == pytest.approx(0.1)
     assert effect["std"] == pytest.approx(0, abs=1e-12)
+
+
+def test_an_interval_of_shares_ends_at_none_and_all():
+    wide = {"mean": 0.9, "std": 0.1, "low": 0.7, "high": 1.2}
+    assert share(wide) == "90.0 ± 10.0 [70.0, 100.0]"
+    assert share({**wide, "low": -0.1}) == "90.0 ± 10.0 [0.0, 100.0]"
+    assert share({**wide, "std": None}) == "90.0"
+    assert share(None) == "–"
 
 
 def test_the_papers_numbers_stand_only_beside_the_papers_task(run):

@@ -15,7 +15,7 @@ from resrope.posgen.presets import SWITCHES, released
 from resrope.posgen.record import open_run
 from resrope.posgen.report import summarise_run
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import percent, title
+from resrope.posgen.tables import percent, share, title
 
 Summary = dict[str, Any]
 
@@ -129,7 +129,7 @@ def _accuracies(found: dict[str, Summary], task: str, apart: bool) -> Grid:
         for method in methods:
             entry = summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood")
             change = f" ({100 * (entry['mean'] - before[method]):+.1f})" if entry and method in before else ""
-            cells.append(percent(entry) + change)
+            cells.append(share(entry) + change)
             if entry and not (apart and method in before):
                 before[method] = entry["mean"]
         rows.append(cells)

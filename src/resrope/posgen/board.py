@@ -11,7 +11,7 @@ from resrope.posgen.evaluate import counted
 from resrope.posgen.report import rules_alone
 from resrope.posgen.result import Result, check
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import percent, title
+from resrope.posgen.tables import share, title
 from resrope.posgen.tasks import TASKS
 from resrope.stats import summarise
 
@@ -102,7 +102,7 @@ def _name(result: Result) -> str:
 
 def _percent(values: Sequence[float]) -> str:
     summary = summarise(values)
-    return percent(None if summary is None else asdict(summary))
+    return share(None if summary is None else asdict(summary))
 
 
 def _setting(settings: Settings) -> tuple[str, str]:

@@ -23,6 +23,13 @@ def all_grids(summary: dict[str, Any]) -> list[Grid]:
     return [grid for grid in grids if grid.rows]
 
 
+def share(entry: dict[str, Any] | None) -> str:
+    """``percent`` of an accuracy, whose interval ends at 0 and 1."""
+    if entry is None or entry["std"] is None:
+        return percent(entry)
+    return percent({**entry, "low": max(0.0, entry["low"]), "high": min(1.0, entry["high"])})
+
+
 def percent(entry: dict[str, Any] | None) -> str:
     """``65.3 ± 0.7 [64.5, 66.1]`` in percent: mean, standard deviation, 95 % interval."""
     if entry is None:
@@ -49,7 +56,7 @@ def _table_1(summary: dict[str, Any]) -> Grid:
         row = [title(method)]
         for task in summary["tasks"]:
             entry = summary["accuracy"][task][method]
-            row += [percent(entry["last"]["ood"]), percent(entry["best"]["ood"])]
+            row += [share(entry["last"]["ood"]), share(entry["best"]["ood"])]
             if summary["paper"]:
                 theirs = summary["paper"].get(task, {}).get(method)
                 row.append("–" if theirs is None else f"{theirs:.2f}")
@@ -96,7 +103,7 @@ def _split(summary: dict[str, Any]) -> Grid:
 def _free(summary: dict[str, Any]) -> Grid:
     """Accuracy when the model reads its own tokens; no rows unless some test sequences were generated."""
     rows = [
-        [f"{title(task)}, {title(method)}", *(percent(free[n]) for n in ("in_distribution", "ood"))]
+        [f"{title(task)}, {title(method)}", *(share(free[n]) for n in ("in_distribution", "ood"))]
         for task in summary["tasks"]
         for method in summary["methods"]
         if (free := summary["accuracy"][task][method].get("free_running"))
