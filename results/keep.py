@@ -22,6 +22,7 @@ from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell, cell_folder, read_records, read_run, write_record
 from resrope.posgen.result import result_from, write_result
 from resrope.posgen.settings import Settings
+from resrope.posgen.settled import FILE as SETTLED
 from resrope.provenance import commit
 
 
@@ -32,23 +33,29 @@ def main(source: Path, out: Path) -> None:
         name, settings = read_run(run)
         records = read_records(run)
         there = json.loads(kept.read_text("utf-8")) if kept.is_file() else describe(name, settings, records)
+        words = ", ".join([f"The project's own, preset {name}", *changed(name, settings)])
+        result = result_from(name, settings, records, title=_short(words), by="resrope")
         _, files = write_report(run)
         out.mkdir(parents=True, exist_ok=True)
-        for path in (*files.values(), run / "run.json"):
+        for path in (*files.values(), run / "run.json", *run.glob(SETTLED)):
             shutil.copyfile(path, out / path.name)
-    words = ", ".join([f"The project's own, preset {name}", *changed(name, settings)])
-    result = result_from(name, settings, records, title=words, by="resrope")
     write_result(result, out / "result.json")
     provenance = {**there, "report_drawn_at": drawn_at}
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
+def _short(words: str) -> str:
+    """No longer than a result's title may be."""
+    return words if len(words) <= 80 else f"{words[:79]}…"
+
+
 @contextmanager
 def _unpacked(kept: Path) -> Iterator[Path]:
     """A run's folder as it was, from the one file of records."""
     with TemporaryDirectory() as folder:
-        shutil.copy(kept / "run.json", folder)
+        for file in (kept / "run.json", *kept.glob(SETTLED)):
+            shutil.copy(file, folder)
         for record in json.loads((kept / "records.json").read_text("utf-8")):
             cell = Cell(**record["cell"])
             cell_folder(Path(folder), cell).mkdir(parents=True)
@@ -89,4 +96,7 @@ def changed(name: str, settings: Settings) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -19,4 +19,6 @@ def device_of(asked: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).split("\n")[0]
         raise ValueError(f"device must be one that this torch has, got {asked}: {first}") from None
+    if device.type == "meta":
+        raise ValueError("device must be one that computes, got meta")
     return device

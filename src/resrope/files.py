@@ -45,12 +45,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def remove_leftovers(folder: Path, *, age: float = 0.0) -> None:
+def remove_leftovers(folder: Path, *, name: str = "*", age: float = 0.0) -> None:
     """Delete what processes that were killed in the middle of ``atomic_write`` left in ``folder``.
 
-    age: seconds for which a file must have lain there; where others may be writing, it may be theirs.
+    name: of the file that was written; age: seconds for which it must have lain there. Where others may be
+    writing, it may be theirs.
     """
-    for leftover in folder.glob(".*.partial"):
+    for leftover in folder.glob(f".{name}.*.partial"):
         with suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime >= age:
                 leftover.unlink()

@@ -56,15 +56,31 @@ def test_rules_of_what_there_is_not(capsys, words, message):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_a_run_that_ends_what_is_settled(capsys, tmp_path):
+def test_a_run_that_ends_what_is_settled(capsys, tmp_path, monkeypatch):
+    """What was right is planted: of four seeds Resonance needs two."""
+    from resrope.posgen import settled
+
+    def planted(out, cell, plain=settled.read_record):
+        record = plain(out, cell)
+        part = {"rows": 10, "correct_by_position": [0] * 12 + [2 + 5 * ("resonance" in cell.method)] * 12}
+        return record and {**record, "last": part, "best": part}
+
+    monkeypatch.setattr(settled, "read_record", planted)
     out = tmp_path / "run"
-    asked = ["posgen", "run", "--task", "cot", "--method", "rope,resonance-rope", "--out", str(out)]
+    asked = ["posgen", "run", "--task", "cot", "--method", "rope,resonance-rope,none", "--out", str(out)]
+    asked += ["--seeds", "0,1,2,3", "--jobs", "1", "--json", *sets(TINY)]
     with pytest.raises(SystemExit) as caught:
-        main([*asked, "--seeds", "0,1", "--stop-when-settled", "--jobs", "1", "--json", *sets(TINY)])
+        main([*asked, "--stop-when-settled"])
     assert caught.value.code == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["seeds"], told["settled"]) == ([0, 1], [])
-    assert json.loads((out / "settled.json").read_text()) == {"verdicts": []}
+    assert told["seeds"] == [0, 1, 2, 3]
+    assert [(v["method"], v["seeds"]) for v in told["settled"]] == [("rope", [0, 1])]
+    assert len(list(out.glob("cells/cot-none-*"))) == 4
+    assert len(list(out.glob("cells/cot-*rope-*"))) == 4
+    with pytest.raises(SystemExit):
+        main(asked)  # without the option the missing seeds are run
+    assert json.loads(capsys.readouterr().out)["settled"] == []
+    assert len(list(out.glob("cells/*/record.json"))) == 12
 
 
 def test_generate(capsys, tmp_path):

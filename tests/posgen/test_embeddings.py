@@ -257,7 +257,18 @@ def test_what_stands_above_the_diagonal_does_not_count(tiny):
     torch.testing.assert_close(masked, plain)
 
 
+class Built(PositionEmbedding):
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.slope = np.random.default_rng().random()
+
+    def bias(self, positions):
+        return torch.full((self.sizes.n_heads, len(positions), len(positions)), self.slope)
+
+
 def test_what_draws_outside_positions_is_refused(tiny):
+    with pytest.raises(ValueError, match="Built must give the same for the same positions"):
+        check_embedding(f"{__name__}:Built", tiny)
     with pytest.raises(ValueError, match="Drawn must give the same for the same positions"):
         check_embedding(f"{__name__}:Drawn", tiny)
     check_embedding("randomised-rope", tiny)
@@ -282,6 +293,8 @@ def test_a_class_that_was_changed_between_cells_or_starts_is_refused(tiny, tmp_p
             run_cell(tmp_path / "run", two, tiny)
     check_unchanged(tmp_path / "run", [two], tiny)
     module.write_text(code + "# changed\n")
+    check_unchanged(tmp_path / "run", [two], tiny)  # what runs is still the code from before
+    del sys.modules["mine_to_change"]
     with pytest.raises(ValueError, match=r"mine_to_change:Mine: its file was changed since .*seed0 was made"):
         check_unchanged(tmp_path / "run", [two], tiny)
     with pytest.raises(ValueError, match=r"its file was changed since .*checkpoint.safetensors was made"):

@@ -71,11 +71,14 @@ def test_stopped_and_started_again_it_decides_the_same(tiny, tmp_path, cells):
     assert parts == [5, 5, 3, 3, 3]
 
 
-def test_a_verdict_is_dropped_once_its_pair_has_more_seeds(tiny, tmp_path, cells):
+def test_a_verdict_stands_until_its_pair_has_all_seeds(tiny, tmp_path, cells):
     for part in rounds(tmp_path, cells, tiny):
         for cell in part:
             finish(tmp_path, tiny, cell)
-    finish(tmp_path, tiny, Cell(task="cot", method="rope", seed=2))
+    for seed in (2, 3):
+        finish(tmp_path, tiny, Cell(task="cot", method="rope", seed=seed))
+        assert [v["method"] for v in read_settled(tmp_path)] == ["rope"]
+    finish(tmp_path, tiny, Cell(task="cot", method="rope", seed=4))
     assert read_settled(tmp_path) == []
     assert read_settled(tmp_path / "nothing") == []
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from resrope.posgen import together as groupwise
 from resrope.posgen.batched import Batch, logits, stacked
@@ -129,6 +130,71 @@ def test_cells_give_up_one_by_one(tiny, tmp_path):
         accuracies = [entry["in_distribution"] for entry in record["history"]]
         best = accuracies.index(max(accuracies))
         assert len(accuracies) == min(best + 2, 8)
+
+
+def test_what_a_cell_gave_up_with_stays_and_is_what_it_has_alone(plain, tmp_path):
+    """Also the numbers of its positions, and also when it is killed after that."""
+    settings = plain.override({"patience": 2, "best_by": "accuracy", "looks": 12, "epochs": 6})
+    records = run_together(tmp_path / "group", GROUP, settings)
+    looks = [len(record["history"]) for record in records]
+    assert len(set(looks)) > 1
+    for cell, record in zip(GROUP, records, strict=True):
+        alone = run_cell(tmp_path / "alone", cell, settings)
+        assert len(record["history"]) == len(alone["history"])
+        one, other = (
+            load_file(cell_folder(tmp_path / where, cell) / "last.safetensors")
+            for where in ("group", "alone")
+        )
+        # A step of Adam is 1e-2 here, and as large as that where a gradient is nothing but rounding.
+        for name in one if len(record["history"]) < max(looks) else ():
+            assert (one[name] - other[name]).abs().mean() < 1e-3, name
+    interrupted(tmp_path / "broken", settings, 5 * 2 * (min(looks) + 1) + 7)  # five cells, two steps a look
+    again = run_together(tmp_path / "broken", GROUP, settings)
+    assert list(map(numbers, again)) == list(map(numbers, records))
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, monkeypatch, index):
+    whole = run_together(tmp_path / "whole", GROUP[:index] + GROUP[index + 1 :], plain)
+
+    def breaks(batch, plain=Batch._one_step):
+        losses = plain(batch)
+        lost = [i for i, t in enumerate(batch.trainers) if t.seed == index]
+        for i in lost:
+            losses[i] = float("nan") if batch.step >= 5 else losses[i]
+        return losses
+
+    monkeypatch.setattr(Batch, "_one_step", breaks)
+    with pytest.raises(ValueError, match=f"{GROUP[index].name}: the loss is nan at step 5; lower learning"):
+        run_together(tmp_path / "run", GROUP, plain)
+    assert groups(tmp_path / "run", GROUP) == [(GROUP[index],)]  # the others are finished
+    left = [c for c in GROUP if c != GROUP[index]]
+    for cell, expected in zip(left, whole, strict=True):
+        record = json.loads((cell_folder(tmp_path / "run", cell) / "record.json").read_text())
+        assert record["last"]["loss"] == pytest.approx(expected["last"]["loss"], rel=1e-3)
+    assert not list((tmp_path / "run" / "together").iterdir())
+
+
+def test_what_a_kill_left_half_written_is_nobodys_group(tiny, tmp_path):
+    interrupted(tmp_path, tiny, 22)
+    file = tmp_path / "together" / f"{GROUP[0].name}.safetensors"
+    (file.parent / f".{file.name}.abcd.partial").write_bytes(file.read_bytes()[:1000])
+    (file.parent / f".{file.name}.0123.partial").write_bytes(file.read_bytes())
+    assert groups(tmp_path, GROUP) == [GROUP]
+    run_group(tmp_path, GROUP, tiny)
+    assert not list(file.parent.iterdir())
+
+
+def test_a_cell_begun_alone_on_a_cpu_goes_on_there(tiny, tmp_path, monkeypatch):
+    def stop(out, work):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resrope.posgen.cell.finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tmp_path, GROUP[0], tiny)
+    (record,) = run_group(tmp_path, GROUP[:1], tiny, device="cpu:0")
+    assert "together" not in record["made"]
 
 
 def test_dropout_is_drawn_anew_for_every_model_and_step(tiny):

@@ -15,7 +15,7 @@ from resrope.posgen.presets import SWITCHES, released
 from resrope.posgen.record import open_run
 from resrope.posgen.report import summarise_run
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import percent, share, title
+from resrope.posgen.tables import ended_early, percent, share, title
 
 Summary = dict[str, Any]
 
@@ -164,8 +164,9 @@ def _facts(found: dict[str, Summary]) -> list[str]:
     seconds = sum(s for summary in found.values() for s in summary["seconds"].values())
     cells = sum(len(summary["seconds"]) for summary in found.values())
     seeds = sorted({seed for summary in found.values() for seed in summary["seeds"]})
+    early = [f"{name}: {line}" for name, s in found.items() for line in ended_early(s["settled"])]
     made = sorted({line for summary in found.values() for line in summary["made"]})
-    return [f"{cells} cells, {seconds:.0f} s in all; seeds {', '.join(map(str, seeds))}.", *made]
+    return [f"{cells} cells, {seconds:.0f} s in all; seeds {', '.join(map(str, seeds))}.", *early, *made]
 
 
 def _drawn(found: dict[str, Summary]) -> Any:

@@ -30,7 +30,9 @@ def logits(
     drop: applied where T5 drops.
     """
     models, rows, seq = tokens.shape
-    x = weights["embedding"][torch.arange(models, device=tokens.device)[:, None, None], tokens]
+    # One table of all models: a lookup by two indices would add up its gradient in any order.
+    first = config.vocab_size * torch.arange(models, device=tokens.device)[:, None, None]
+    x = F.embedding(tokens + first, weights["embedding"].flatten(0, 1))
     x = x if where.input is None else x + where.input[:, None]
     x = drop(x.flatten(1, 2))
     for i in range(config.n_layers):
@@ -103,12 +105,17 @@ class Batch:
         if self.step:
             self._take_up()
         self.tokens = torch.stack([t.tokens for t in trainers])
+        self._ended: set[int] = set()
         self._where: Where | None = None
 
     def losses(self, until: int) -> Iterator[list[float]]:
         """Train until ``until`` steps are done, yielding each step's mean loss in nats of every model."""
         while self.step < until:
             yield self._one_step()
+
+    def end(self, index: int) -> None:
+        """Leave the trainer of this index as it is from here on."""
+        self._ended.add(index)
 
     def put_back(self, index: int) -> None:
         """Give the trainer of this index its weights, its moments and its step."""
@@ -154,6 +161,9 @@ class Batch:
         each = nats.view(len(self.trainers), -1).mean(1)
         self.optimizer.zero_grad(set_to_none=True)
         each.sum().backward()  # type: ignore[no-untyped-call]
+        for index in self._ended:  # whose weights here are copies, but not those of its positions
+            for p in self.trainers[index].position.parameters():
+                p.grad = None
         self.optimizer.step()
         self.step += 1
         told: list[float] = each.tolist()

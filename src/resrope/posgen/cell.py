@@ -126,20 +126,20 @@ def _train_to(look: int, work: Work, progress: Progress) -> None:
     started = time.perf_counter()
     losses = []
     for loss in work.trainer.losses(look):
-        check_finite(work, loss, work.trainer.step)
+        if not math.isfinite(loss):
+            raise not_finite(work, loss, work.trainer.step)
         losses.append(loss)
         progress(1)
     look_at(work, losses)
     work.seconds += time.perf_counter() - started
 
 
-def check_finite(work: Work, loss: float, step: int) -> None:
-    """Raise ValueError for a loss that is no number."""
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"{work.cell.name}: the loss is {loss} at step {step}; "
-            f"lower learning_rate, got {work.settings.learning_rate}"
-        )
+def not_finite(work: Work, loss: float, step: int) -> ValueError:
+    """What is wrong with a loss that is no number."""
+    return ValueError(
+        f"{work.cell.name}: the loss is {loss} at step {step}; "
+        f"lower learning_rate, got {work.settings.learning_rate}"
+    )
 
 
 def look_at(work: Work, losses: Sequence[float]) -> None:
@@ -167,7 +167,7 @@ def state_of(work: Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "history": work.history,
         "seconds": work.seconds,
         "threads": torch.get_num_threads(),
-        "source": source_of(work.trainer.position),
+        "source": source_of(type(work.trainer.position)),
     }
     return tensors, notes
 
@@ -175,7 +175,7 @@ def state_of(work: Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(work: Work, tensors: dict[str, Tensor], notes: dict[str, Any], file: Path) -> None:
     """Inverse of ``state_of``. Raises ValueError where a user's embedding is not what it was; file: where
     they come from."""
-    source = source_of(work.trainer.position)
+    source = source_of(type(work.trainer.position))
     if notes.get("source", source) != source:
         raise _changed(work.cell.method, file)
     torch.set_num_threads(notes["threads"])
@@ -200,10 +200,10 @@ def _changed(method: str, made: Path) -> ValueError:
 
 def check_unchanged(out: Path, cells: Sequence[Cell], settings: Settings) -> None:
     """Raise ValueError when cells of one method in ``out`` would be of two versions of a user's class."""
-    sources = {cell.method: source_of(embedding(cell.method, settings, 0)) for cell in cells}
+    sources = {cell.method: source_of(type(embedding(cell.method, settings, 0))) for cell in cells}
     for record in read_records(out):
         method, source = record["cell"]["method"], record["embedding"].get("source")
-        if method in sources and source != sources[method]:
+        if source is not None and sources.get(method, source) != source:
             raise _changed(method, cell_folder(out, Cell(**record["cell"])))
 
 
@@ -237,7 +237,7 @@ def _embedding(work: Work) -> dict[str, Any]:
     settings, method, position = work.settings, work.cell.method, work.trainer.position
     parameters = sum(p.numel() for p in position.parameters())
     made: dict[str, Any] = {"class": type(position).__qualname__, "parameters": parameters}
-    source = source_of(position)
+    source = source_of(type(position))
     if source is not None:
         made["source"] = source
     if isinstance(position, Rope):

@@ -61,7 +61,7 @@ def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, befo
         targets = batch[:, prefix_length:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         correct[prefix_length:] += (logits.argmax(-1) == targets).sum(0).cpu()
-        loss[prefix_length:] += nats.view(targets.shape).double().sum(0).cpu()
+        loss[prefix_length:] += nats.view(targets.shape).cpu().double().sum(0)
     return Evaluation(rows=rows, correct=correct[before:].numpy(), loss=(loss[before:] / rows).numpy())
 
 

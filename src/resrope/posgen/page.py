@@ -14,7 +14,7 @@ from resrope.posgen.claims import grid as claims_grid
 from resrope.posgen.figures import draw_all
 from resrope.posgen.report import summarise_run
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import all_grids, percent, title
+from resrope.posgen.tables import all_grids, ended_early
 
 _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
@@ -59,23 +59,8 @@ def _facts(summary: dict[str, Any]) -> list[str]:
         f"seeds {', '.join(map(str, summary['seeds']))}.",
         f"Embeddings: {summary['embedding']}",
         f"{len(seconds)} cells of {min(seconds):.0f} to {max(seconds):.0f} s, {sum(seconds):.0f} s in all.",
-        *_ended_early(summary["settled"]),
+        *ended_early(summary["settled"]),
         *summary["made"],
-    ]
-
-
-def _ended_early(verdicts: list[dict[str, Any]]) -> list[str]:
-    """What took no more seeds, in a line."""
-    if not verdicts:
-        return []
-    ended = (
-        f"{title(v['task'])}, {title(v['method'])} after {len(v['seeds'])} seeds (last step "
-        f"{percent(v['effect']['last'])})"
-        for v in verdicts
-    )
-    return [
-        f"Ended early, where what Resonance adds left 0 out at {100 * verdicts[0]['level']:.2f} %, for "
-        f"several looks: {'; '.join(ended)}. In the tables intervals are 95 %, as if of one look."
     ]
 
 

@@ -146,13 +146,21 @@ def when_tested(position: PositionEmbedding, seed: int) -> Callable[[int], Where
     return where
 
 
-def source_of(position: PositionEmbedding) -> str | None:
-    """A hash of the file that holds the class, so that a change of it is seen; None for resrope's own."""
-    kind = type(position)
-    if kind.__module__.partition(".")[0] == "resrope":
-        return None
+_sources: dict[type[PositionEmbedding], str | None] = {}
+
+
+def source_of(kind: type[PositionEmbedding]) -> str | None:
+    """A hash of the file that holds the class, so that a change of it is seen; None for resrope's own.
+
+    Of the file as it was when first asked for, which is that of the code that runs.
+    """
+    if kind not in _sources:
+        _sources[kind] = None if kind.__module__.partition(".")[0] == "resrope" else _hashed(kind)
+    return _sources[kind]
+
+
+def _hashed(kind: type) -> str | None:
     try:
-        file = inspect.getfile(kind)
+        return sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
     except (TypeError, OSError):  # typed in by hand
         return None
-    return sha256(Path(file).read_bytes()).hexdigest()[:16]

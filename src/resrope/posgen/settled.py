@@ -58,7 +58,7 @@ def rounds(out: Path, cells: Sequence[Cell], settings: Settings) -> Iterator[lis
 
 
 def read_settled(out: Path) -> list[dict[str, Any]]:
-    """The verdicts in OUT/settled.json, of which the cells are still those that were looked at."""
+    """The verdicts in OUT/settled.json whose pairs lack seeds that others have."""
     file = out / FILE
     if not file.is_file():
         return []
@@ -66,8 +66,9 @@ def read_settled(out: Path) -> list[dict[str, Any]]:
     for record in out.glob("cells/*/record.json"):
         cell = Cell(**read_json(record)["cell"])
         there.setdefault(_pair(cell), set()).add(cell.seed)
+    every = set().union(*there.values())
     verdicts: list[dict[str, Any]] = read_json(file)["verdicts"]
-    return [v for v in verdicts if there.get((v["task"], v["method"])) == set(v["seeds"])]
+    return [v for v in verdicts if there.get((v["task"], v["method"]), every) < every]
 
 
 def _pair(cell: Cell) -> Pair:

@@ -144,3 +144,18 @@ def _paper_effect(summary: dict[str, Any], task: str, plain: str) -> str:
     theirs = summary["paper"].get(task, {})
     resonant = f"resonance-{plain}"
     return f"{theirs[resonant] - theirs[plain]:+.1f}" if plain in theirs and resonant in theirs else "–"
+
+
+def ended_early(verdicts: list[dict[str, Any]]) -> list[str]:
+    """What took no more seeds, in a line."""
+    if not verdicts:
+        return []
+    ended = (
+        f"{title(v['task'])}, {title(v['method'])} after {len(v['seeds'])} seeds (last step "
+        f"{percent(v['effect']['last'])})"
+        for v in verdicts
+    )
+    return [
+        f"Ended early, where what Resonance adds left 0 out at {100 * verdicts[0]['level']:.2f} %, for "
+        f"several looks: {'; '.join(ended)}. In the tables intervals are 95 %, as if of one look."
+    ]

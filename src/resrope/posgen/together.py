@@ -5,22 +5,25 @@ OUT/together/<first cell>.safetensors   only while they are unfinished: all that
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from resrope.devices import device_of
+from resrope.files import remove_leftovers
 from resrope.posgen.batched import Batch
 from resrope.posgen.cell import (
     Work,
-    check_finite,
     finish,
     gave_up,
     look_at,
+    not_finite,
     prepared,
     restore,
     run_cell,
@@ -37,10 +40,10 @@ Group = tuple[Cell, ...]
 def groups(out: Path, cells: Sequence[Cell], together: int = 1) -> list[Group]:
     """The cells that are not finished: those that are begun as they began, the others ``together`` at a
     time, of one task."""
-    files = sorted(_folder(out).glob("*"))
+    files = sorted(_folder(out).glob("*.safetensors"))
     begun = [group for file in files if set(group := _cells(file)) & set(cells)]
     left = [c for c in cells if read_record(out, c) is None and not any(c in group for group in begun)]
-    begun += [(cell,) for cell in left if (cell_folder(out, cell) / "checkpoint.safetensors").exists()]
+    begun += [(cell,) for cell in left if _begun_alone(out, cell)]
     new: list[Group] = []
     for task in dict.fromkeys(cell.task for cell in left):
         same = [cell for cell in left if cell.task == task and (cell,) not in begun]
@@ -56,10 +59,11 @@ def run_group(
     device: str = "cpu",
     progress: Callable[[int], None] = lambda steps: None,
 ) -> list[dict[str, Any]]:
-    """``run_together``; a cell that is alone on a CPU by ``run_cell``."""
-    alone = len(group) == 1 and device == "cpu" and not _file(out, group).exists()
-    if alone:
-        return [run_cell(out, group[0], settings, progress)]
+    """``run_together``; a cell that is alone on a CPU, or began so, by ``run_cell``."""
+    first = group[0]
+    alone = len(group) == 1 and not _file(out, group).exists()
+    if alone and (device == "cpu" or _begun_alone(out, first)):
+        return [run_cell(out, first, settings, progress)]
     return run_together(out, group, settings, device=device, progress=progress)
 
 
@@ -73,44 +77,111 @@ def run_together(
 ) -> list[dict[str, Any]]:
     """Train the cells of ``group`` to the end, from their last checkpoint if there is one; their records.
 
-    As ``run_cell`` of each but for rounding and for what dropout draws, and with a device. ``progress`` is
-    told of steps of cells. Killed and called again with the same group, the records hold the same numbers.
+    As ``run_cell`` of each but for rounding and for what dropout draws. device: of a group that is not begun;
+    one that is goes on where it was. ``progress`` is told of steps of cells. Killed and called again with the
+    same group, the records hold the same numbers. A cell whose loss is no number is left out, and once the
+    others are finished its ValueError is raised.
     """
+    _folder(out).mkdir(parents=True, exist_ok=True)
+    remove_leftovers(_folder(out), name=_file(out, group).name)
+    for cell in group:
+        remove_leftovers(cell_folder(out, cell))
     with without_denormals():
-        works = [prepared(cell, settings) for cell in group]
-        file, place = _file(out, group), torch.device(device)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            _restore_all(works, file)
-        for work in works:
-            work.made = {"together": len(works), "device": place.type}
-            work.trainer.model.to(place)
-        step = max(work.trainer.step for work in works)
-        progress(step * len(works))
-        batch = Batch([work.trainer for work in works], place, step)
+        run = _begun(out, [prepared(cell, settings) for cell in group], device)
+        progress(run.step * len(group))
         for look in look_steps(settings):
-            if look > step and not all(map(gave_up, works)):
-                _train_to(look, works, batch, progress)
-                _save_all(works, batch.step, file)
-        records = [read_record(out, work.cell) or finish(out, work) for work in works]
-        file.unlink(missing_ok=True)
+            if look > run.step and not all(map(gave_up, run.works)):
+                _train_to(look, run, progress)
+                _save(out, run)
+        records = [read_record(out, work.cell) or finish(out, work) for work in run.works]
+        run.file.unlink(missing_ok=True)
+    if run.failed:
+        raise run.failed[0]
     return records
 
 
-def _train_to(look: int, works: Sequence[Work], batch: Batch, progress: Callable[[int], None]) -> None:
-    started = time.perf_counter()
-    losses = []
-    for each in batch.losses(look):
-        for work, loss in zip(works, each, strict=True):
-            check_finite(work, loss, batch.step)
+@dataclass
+class Run:
+    """Cells while they train together. file: their checkpoint; failed: what went wrong with those that are
+    out."""
+
+    works: list[Work]
+    device: torch.device
+    step: int
+    file: Path
+    batch: Batch = field(init=False)
+    failed: list[ValueError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for work in self.works:
+            work.made = {"together": len(self.works), "device": self.device.type}
+            work.trainer.model.to(self.device)
+        self._join()
+
+    def _join(self) -> None:
+        self.batch = Batch([work.trainer for work in self.works], self.device, self.step)
+        for index, work in enumerate(self.works):
+            if gave_up(work):
+                self.batch.end(index)
+
+    def leave_out(self, failed: Mapping[int, ValueError]) -> None:
+        """Go on without these."""
+        self.failed += failed.values()
+        self.works = [work for index, work in enumerate(self.works) if index not in failed]
+        if failed and self.works:
+            self._join()
+
+
+def _begun(out: Path, works: list[Work], device: str) -> Run:
+    """From their checkpoint, if there is one."""
+    file, step = _file(out, tuple(work.cell for work in works)), 0
+    if file.exists():
+        tensors, notes = read_tensors(file)
+        for index, (work, told) in enumerate(zip(works, notes["notes"], strict=True)):
+            own = f"{index}."
+            one = {name.removeprefix(own): t for name, t in tensors.items() if name.startswith(own)}
+            restore(work, one, told, file)
+        step, device = notes["step"], notes["device"]
+    return Run(works=works, device=device_of(device), step=step, file=file)
+
+
+def _train_to(look: int, run: Run, progress: Callable[[int], None]) -> None:
+    started, works = time.perf_counter(), run.works
+    still = [index for index, work in enumerate(works) if not gave_up(work)]
+    losses: list[list[float]] = []
+    failed: dict[int, ValueError] = {}
+    for each in run.batch.losses(look):
+        for index in still:
+            if index not in failed and not math.isfinite(each[index]):
+                failed[index] = not_finite(works[index], each[index], run.batch.step)
+                run.batch.end(index)
         losses.append(each)
         progress(len(works))
-    still = [index for index, work in enumerate(works) if not gave_up(work)]
+    run.step, still = look, [index for index in still if index not in failed]
     for index in still:
-        batch.put_back(index)
+        run.batch.put_back(index)
         look_at(works[index], [each[index] for each in losses])
+        if gave_up(works[index]):
+            run.batch.end(index)
     for index in still:
         works[index].seconds += (time.perf_counter() - started) / len(still)
+    run.leave_out(failed)
+
+
+def _save(out: Path, run: Run) -> None:
+    """One file, so that no cell is ever ahead of another; without the cells that are out."""
+    tensors: dict[str, Tensor] = {}
+    notes = [state_of(work) for work in run.works]
+    for index, (one, _) in enumerate(notes):
+        tensors |= {f"{index}.{name}": tensor for name, tensor in one.items()}
+    told = {"step": run.step, "device": str(run.device), "notes": [note for _, note in notes]}
+    before = run.file
+    if run.works:
+        cells = tuple(work.cell for work in run.works)
+        run.file = _file(out, cells)
+        write_tensors(run.file, tensors, {**told, "cells": [asdict(cell) for cell in cells]})
+    if not run.works or run.file != before:
+        before.unlink(missing_ok=True)
 
 
 def _folder(out: Path) -> Path:
@@ -125,20 +196,5 @@ def _cells(file: Path) -> Group:
     return tuple(Cell(**cell) for cell in read_notes(file)["cells"])
 
 
-def _save_all(works: Sequence[Work], step: int, file: Path) -> None:
-    """One file, so that no cell is ever ahead of another."""
-    tensors: dict[str, Tensor] = {}
-    notes: dict[str, Any] = {"step": step, "cells": [asdict(work.cell) for work in works], "notes": []}
-    for index, work in enumerate(works):
-        one, told = state_of(work)
-        tensors |= {f"{index}.{name}": tensor for name, tensor in one.items()}
-        notes["notes"].append(told)
-    write_tensors(file, tensors, notes)
-
-
-def _restore_all(works: Sequence[Work], file: Path) -> None:
-    tensors, notes = read_tensors(file)
-    for index, (work, told) in enumerate(zip(works, notes["notes"], strict=True)):
-        own = f"{index}."
-        one = {name.removeprefix(own): t for name, t in tensors.items() if name.startswith(own)}
-        restore(work, one, told, file)
+def _begun_alone(out: Path, cell: Cell) -> bool:
+    return (cell_folder(out, cell) / "checkpoint.safetensors").exists()

@@ -59,7 +59,8 @@ _orders: dict[tuple[int, int, int], Tensor] = {}
 def _epoch_order(epoch: int, rows: int, seed: int) -> Tensor:
     key = (epoch, rows, seed)
     if key not in _orders:
-        _orders.clear()
+        if len(_orders) >= 64:  # several seeds that are trained together
+            _orders.clear()
         _orders[key] = torch.from_numpy(np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows))
     return _orders[key]
 

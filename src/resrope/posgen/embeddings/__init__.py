@@ -19,7 +19,7 @@ from resrope.posgen.embeddings.added import Learned, NoPE, Sinusoidal
 from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
 from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, Rope, XPos
 from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED, chosen, listed
-from resrope.posgen.positions import PositionEmbedding, Sizes
+from resrope.posgen.positions import PositionEmbedding, Sizes, Where
 from resrope.posgen.settings import METHODS, Settings
 from resrope.spec import Frequencies
 from resrope.spec.methods import RESONANCE
@@ -78,21 +78,23 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
 def check_embedding(name: str, settings: Settings) -> None:
     """Raise ValueError for what ``embedding`` refuses, for shapes and numbers that cannot be, at both
     lengths, and for what is not the same twice."""
-    made, sizes = embedding(name, settings, 0), Sizes.of(settings)
+    made, again, sizes = embedding(name, settings, 0), embedding(name, settings, 0), Sizes.of(settings)
     for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
         made.train(training)
+        again.train(training)
         with torch.no_grad():
             positions = made.positions(length - 1, np.random.default_rng(0))
-            one, same = made.at(positions), made.at(positions)
-        if not all(_equal(getattr(one, part), getattr(same, part)) for part in ("turns", "input", "bias")):
+            first, *others = made.at(positions), made.at(positions), again.at(positions)
+        if not all(_same(first, other) for other in others):
             raise ValueError(
                 f"{name} must give the same for the same positions; what is random is drawn in its method "
                 "positions"
             )
 
 
-def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    return one is other is None or torch.equal(one, other)  # type: ignore[arg-type]
+def _same(one: Where, other: Where) -> bool:
+    pairs = ((getattr(one, part), getattr(other, part)) for part in ("turns", "input", "bias"))
+    return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
 def _moved(table: Frequencies, *, choice: str, settings: Settings) -> Frequencies:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resrope.posgen.positions import PositionEmbedding, Sizes
 
@@ -44,7 +45,8 @@ class T5Bias(PositionEmbedding):
         distance, exact = _distances(positions), self.buckets // 2
         steps = (distance.clamp_min(exact) / exact).log() / math.log(self.farthest / exact)
         coarse = (exact + (steps * (self.buckets - exact)).long()).clamp_max(self.buckets - 1)
-        return self.table[torch.where(distance < exact, distance, coarse)].permute(2, 0, 1)
+        bucket = torch.where(distance < exact, distance, coarse)
+        return F.embedding(bucket, self.table).permute(2, 0, 1)
 
 
 class Fire(PositionEmbedding):
