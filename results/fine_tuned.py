@@ -47,9 +47,14 @@ class Evidence:
         return sorted(s for s in there if all((m, s) in self.readings for m in METHODS))
 
     @property
-    def states(self) -> list[str]:
-        """Before, and the seeds."""
-        before = all((m, BEFORE) in self.readings for m in METHODS)
+    def corpora(self) -> list[str]:
+        """Those that were read with both methods of all seeds."""
+        first, *others = (self.readings[m, s] for m in METHODS for s in self.seeds)
+        return [corpus for corpus in first if all(corpus in other for other in others)]
+
+    def states(self, corpora: Sequence[str]) -> list[str]:
+        """Before, where all of ``corpora`` were read then, and the seeds."""
+        before = all(c in self.readings.get((m, BEFORE), {}) for m in METHODS for c in corpora)
         return [BEFORE] * before + self.seeds
 
     @property
@@ -143,11 +148,7 @@ def _added(parts: Sequence[Tally]) -> Tally:
 def main(folder: Path, out: Path = HERE / "fine-tuned") -> None:
     """Read, set against each other, write."""
     evidence = read(folder)
-    corpora = [
-        c
-        for c in evidence.readings[METHODS[0], evidence.seeds[0]]
-        if all(c in evidence.readings[m, s] for m in METHODS for s in evidence.states)
-    ]
+    corpora = evidence.corpora
     pictures = {"positions.png": png(_positions(evidence, corpora)), "training.png": png(_training(evidence))}
     page = Page(
         heading="SmolLM2-135M fine-tuned for 32,768 tokens, YaRN with and without Resonance",
@@ -225,7 +226,7 @@ def _stretches(evidence: Evidence) -> list[str]:
 
 def _ratios(evidence: Evidence, corpora: Sequence[str], what: str) -> Grid:
     """Resonance YaRN over YaRN, before, by seed, over all seeds; and seed over seed."""
-    rows = [[_words(s), *map(_ratio, compared(evidence, s, corpora))] for s in evidence.states]
+    rows = [[_words(s), *map(_ratio, compared(evidence, s, corpora))] for s in evidence.states(corpora)]
     if len(evidence.seeds) > 1:
         rows.append(["all seeds", *map(_ratio, compared(evidence, "seeds", corpora))])
         found = between_seeds(evidence, corpora)
@@ -257,7 +258,7 @@ def _perplexities(evidence: Evidence, corpus: str) -> Grid:
     texts = texts_of(evidence, [corpus])
     rows = [
         [f"{title(m)}, {_words(s)}", *map(_number, _curve(evidence, m, s, texts))]
-        for s in evidence.states
+        for s in evidence.states([corpus])
         for m in METHODS
     ]
     return Grid(f"Perplexity by position, {corpus}", ["tokens", *_stretches(evidence)], rows)
@@ -292,7 +293,7 @@ def _positions(evidence: Evidence, corpora: Sequence[str]) -> Any:
     for axis, corpus in zip(axes[0], corpora, strict=True):
         texts = texts_of(evidence, [corpus])
         for method in METHODS:
-            for state in evidence.states:
+            for state in evidence.states([corpus]):
                 look = {**style(method), "marker": "o", "markersize": 3}
                 look |= {"linewidth": 0.7, "alpha": 0.6} if state == BEFORE else {}
                 look["label"] = f"{title(method)}, {_words(state)}"

@@ -65,12 +65,27 @@ def test_stretches_by_hand(folder):
 
 def test_ratios_by_hand(folder):
     found = fine_tuned.read(folder)
-    by_state = {s: fine_tuned.compared(found, s, ["math"])[-1].ratio for s in (*found.states, "seeds")}
+    by_state = {
+        s: fine_tuned.compared(found, s, ["math"])[-1].ratio for s in (*found.states(["math"]), "seeds")
+    }
     wanted = {"before": 0.0, "seed0": 3 * -0.1, "seed1": 3 * -0.3, "seeds": 3 * -0.2}
     assert by_state == pytest.approx({s: math.exp(v) for s, v in wanted.items()})
     resonant, plain = fine_tuned.between_seeds(found, ["math"])
     assert math.isclose(resonant[-1].ratio, math.exp(-0.3))
     assert math.isclose(plain[-1].ratio, math.exp(0.3))
+
+
+def test_a_corpus_that_is_not_read_before_has_no_before(folder):
+    for name in ("resonance-yarn-seed0", "yarn-seed0", "resonance-yarn-seed1", "yarn-seed1"):
+        other = folder / "read" / name / "emma"
+        other.mkdir()
+        (other / "report.json").write_text(json.dumps(reading(1)))
+    found = fine_tuned.read(folder)
+    assert found.corpora == ["emma", "math"]
+    assert found.states(["math"]) == ["before", "seed0", "seed1"]
+    assert found.states(["emma"]) == found.states(["math", "emma"]) == ["seed0", "seed1"]
+    (folder / "read" / "yarn-seed1" / "emma" / "report.json").unlink()
+    assert fine_tuned.read(folder).corpora == ["math"]
 
 
 def test_the_page(folder, tmp_path):
