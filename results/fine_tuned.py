@@ -156,8 +156,8 @@ def main(folder: Path, out: Path = HERE / "fine-tuned") -> None:
         grids=_grids(evidence, corpora),
         captions={
             "positions.png": "Perplexity of the tokens between two lengths alone, by corpus; thin: before "
-            "fine-tuning. Below: Resonance YaRN's over YaRN's; above 1 Resonance hurts. Bands: 95 % "
-            "intervals, texts drawn again.",
+            "fine-tuning. Below: Resonance YaRN's over YaRN's; above 1 Resonance hurts; grey: before. "
+            "Bands: 95 % intervals, texts drawn again.",
             "training.png": "Perplexity of Emma's sequences of the training length along the fine-tuning.",
         },
         made_by="python results/fine_tuned.py",
