@@ -184,7 +184,11 @@ def _keyed(found: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
 def _kept(report: Report) -> dict[str, Any]:
     """Of a reading what every number here follows from, and who made it."""
     by_text = next(iter(report["methods"].values()))["by_text"]
-    return {**{k: report[k] for k in ("model", "texts", "seconds", "made")}, "by_text": by_text}
+    # Where the texts lay is of that machine alone.
+    words = report["made"].get("command", "").split(" ")
+    command = " ".join(f"texts/{Path(word).name}" if word.startswith("/") else word for word in words)
+    made = {**report["made"], "command": command}
+    return {**{k: report[k] for k in ("model", "texts", "seconds")}, "made": made, "by_text": by_text}
 
 
 def _facts(evidence: Evidence) -> list[str]:

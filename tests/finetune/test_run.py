@@ -9,24 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.finetune.conftest import RECIPE
 
 import resrope
-from resrope.finetune.recipe import Recipe
-from resrope.finetune.run import Job, finetune
+from resrope.finetune.run import finetune
 from resrope.finetune.trainer import NotFiniteError, Rhythm
 from resrope.models.config import rope_from_config
 from resrope.models.verify import verify
 
-RECIPE = Recipe(
-    length=64,
-    steps=6,
-    chunk=16,
-    method="resonance-yarn",
-    parameters={"factor": 4},
-    learning_rate=1e-2,
-    warmup=0.2,
-    accumulation=2,
-)
 # Kills itself with SIGKILL at a named place; where it is not reached, the run ends.
 KILLED = """
 import os, pickle, signal, sys
@@ -42,24 +32,6 @@ if where == "record":
 tell = (lambda tick: die() if tick.step == 3 else None) if where == "step" else (lambda tick: None)
 run.finetune(job, tell=tell)
 """
-
-
-@pytest.fixture
-def job(letters, prose, tmp_path):
-    (tmp_path / "books").mkdir()
-    for i in range(3):
-        (tmp_path / "books" / f"{i}.txt").write_text(prose(i))
-    (tmp_path / "held.txt").write_text(prose(9))
-    return Job(
-        model=str(letters),
-        out=tmp_path / "out",
-        recipe=RECIPE,
-        texts=[str(tmp_path / "books")],
-        held_out=[str(tmp_path / "held.txt")],
-        cache=tmp_path / "cache",
-        rhythm=Rhythm(save=2, evaluate=4, looks=3),
-        cpu=False,
-    )
 
 
 def history(record):
@@ -279,7 +251,6 @@ def test_held_out_must_not_be_trained_on(job, prose):
 
 
 def test_a_tokenizer_of_another_model_is_refused(job, tmp_path, letters):
-    import shutil
 
     other = tmp_path / "other"
     shutil.copytree(letters, other)
@@ -321,19 +292,6 @@ def test_a_table_that_is_there_is_trained_as_it_is(job, tmp_path):
     assert verify(tmp_path / "other" / "model").length == 4096
 
 
-def stock_loss(folder, job, record):
-    """Of the first update's sequences, by transformers' own loss, before anything is trained."""
-    import datasets
-
-    from resrope.finetune.recipe import order
-
-    rows = datasets.Dataset.from_file(str(job.cache / record["texts"]["key"] / "chunks.arrow"))
-    model = resrope.load(folder, "resonance-yarn", factor=4, dtype=torch.float32)
-    first = [torch.tensor(rows[i]["input_ids"])[None] for i in order(len(rows), 2, RECIPE.seed)]
-    with torch.no_grad():
-        return sum(float(model(input_ids=x, labels=x).loss) for x in first) / 2
-
-
 def test_one_step_is_a_step(job, letters):
     finetune(replace(job, recipe=replace(RECIPE, steps=1)))
     before = resrope.load(letters, dtype=torch.float32).state_dict()
@@ -341,77 +299,3 @@ def test_one_step_is_a_step(job, letters):
     assert not torch.equal(
         before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
     )
-
-
-def test_lora_leaves_its_adapter_and_a_whole_model(job, letters):
-    record = finetune(replace(job, recipe=replace(RECIPE, tuning="lora", lora_rank=4, steps=4)))
-    losses = [entry["loss"] for entry in record["history"] if "loss" in entry]
-    assert losses[-1] < losses[0]
-    assert math.isclose(losses[0], stock_loss(letters, job, record), rel_tol=1e-4)
-    adapter = load_file(job.out / "adapter" / "adapter_model.safetensors")
-    assert {name.split(".")[-2] for name in adapter} == {"lora_A", "lora_B"}
-    assert not any("lm_head" in name or "embed" in name for name in adapter)
-    before = resrope.load(letters, dtype=torch.float32).state_dict()
-    after = resrope.load(job.out / "model", dtype=torch.float32).state_dict()
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {n for n in before if "_proj.weight" in n}
-    name = "model.layers.0.self_attn.q_proj"
-    a, b = (adapter[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
-    wanted = before[f"{name}.weight"] + 32 / 4 * b @ a
-    assert torch.allclose(after[f"{name}.weight"], wanted, atol=1e-6)
-    assert verify(job.out / "model").passed
-
-
-def test_lora_is_not_added_to_weights_that_changed_meanwhile(job, letters, tmp_path):
-    source = shutil.copytree(letters, tmp_path / "source")
-    recipe = replace(RECIPE, tuning="lora", lora_rank=4, steps=2, accumulation=1)
-
-    def change(tick):
-        config = source / "config.json"
-        config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
-
-    with pytest.raises(ValueError, match="other weights than when training began"):
-        finetune(replace(job, model=str(source), recipe=recipe), tell=change)
-    assert (job.out / "adapter" / "adapter_model.safetensors").is_file()
-    assert not (job.out / "model").exists()
-
-
-def test_qlora_trains_beside_weights_of_4_bits(job, letters):
-    pytest.importorskip("bitsandbytes")
-    record = finetune(replace(job, recipe=replace(RECIPE, tuning="qlora", lora_rank=4, steps=4)))
-    losses = [entry["loss"] for entry in record["history"] if "loss" in entry]
-    looks = [entry["eval_loss"] for entry in record["history"] if "eval_loss" in entry]
-    assert losses[-1] < losses[0]
-    assert looks[-1] < looks[0]
-    before = resrope.load(letters, dtype=torch.float32).state_dict()
-    after = resrope.load(job.out / "model", dtype=torch.float32).state_dict()
-    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
-    assert not torch.equal(
-        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
-    )
-    assert verify(job.out / "model").passed
-
-
-def test_gradients_beside_4_bit_weights_stay_right_after_a_look(job, letters):
-    """A CPU repacks them for inference, and gives wrong gradients ever after."""
-    pytest.importorskip("bitsandbytes")
-    from resrope.finetune.opened import open_model
-
-    recipe = replace(RECIPE, tuning="qlora", lora_rank=4, length=32)
-    model, _ = open_model(letters, recipe)
-    ids = torch.arange(32)[None] * 7 % 256
-
-    def gradients():
-        model.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
-        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-    first = gradients()
-    model.eval()
-    with torch.no_grad():
-        model(input_ids=ids, labels=ids)
-    again = gradients()
-    assert first.keys() == again.keys() != set()
-    assert all(torch.allclose(first[n], again[n], atol=1e-7) for n in first)
-    assert max(float(g.abs().max()) for g in first.values()) > 1e-3

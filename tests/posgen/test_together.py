@@ -11,7 +11,7 @@ from resrope.posgen.model import Decoder
 from resrope.posgen.positions import when_tested
 from resrope.posgen.record import Cell, cell_folder
 from resrope.posgen.runner import matrix, run_matrix
-from resrope.posgen.together import groups, run_group, run_together
+from resrope.posgen.together import groups, run_group
 
 CPU = torch.device("cpu")
 # A rotation, a bias, weights of its own under a bias, a vector added, positions drawn at every step.
@@ -45,7 +45,7 @@ def numbers(record):
 @pytest.mark.parametrize("changes", [{}, {"train_feed_forward": False, "eos_prefix": True}])
 def test_they_learn_what_each_learns_alone(plain, tmp_path, changes):
     settings = plain.override(changes)
-    records = run_together(tmp_path / "group", GROUP, settings)
+    records = run_group(tmp_path / "group", GROUP, settings)
     for cell, record in zip(GROUP, records, strict=True):
         alone = run_cell(tmp_path / "alone", cell, settings)
         assert record["embedding"] == alone["embedding"]
@@ -72,19 +72,19 @@ def interrupted(out, settings, stop_after):
 
     left = stop_after
     with pytest.raises(KeyboardInterrupt):
-        run_together(out, GROUP, settings, progress=interrupt)
+        run_group(out, GROUP, settings, progress=interrupt)
 
 
 @pytest.mark.parametrize("stop_after", [2, 22, 41])
 def test_interrupted_it_ends_with_the_same_bits(tiny, tmp_path, stop_after):
-    whole = run_together(tmp_path / "whole", GROUP, tiny)
+    whole = run_group(tmp_path / "whole", GROUP, tiny)
     interrupted(tmp_path / "broken", tiny, stop_after)
-    again = run_together(tmp_path / "broken", GROUP, tiny)
+    again = run_group(tmp_path / "broken", GROUP, tiny)
     assert list(map(numbers, again)) == list(map(numbers, whole))
 
 
 def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch):
-    whole = run_together(tmp_path / "whole", GROUP, tiny)
+    whole = run_group(tmp_path / "whole", GROUP, tiny)
     finished = []
 
     def finish(out, work, plain=groupwise.finish):
@@ -96,7 +96,7 @@ def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(groupwise, "finish", finish)
         with pytest.raises(KeyboardInterrupt):
-            run_together(tmp_path / "broken", GROUP, tiny)
+            run_group(tmp_path / "broken", GROUP, tiny)
     (group,) = groups(tmp_path / "broken", GROUP)
     assert group == GROUP
     again = run_group(tmp_path / "broken", group, tiny)
@@ -123,7 +123,7 @@ def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path):
 
 def test_cells_give_up_one_by_one(tiny, tmp_path):
     settings = tiny.override({"patience": 1, "best_by": "accuracy", "looks": 8, "learning_rate": 0.3})
-    records = run_together(tmp_path, GROUP, settings)
+    records = run_group(tmp_path, GROUP, settings)
     looks = [len(record["history"]) for record in records]
     assert min(looks) < 8
     for record in records:
@@ -135,7 +135,7 @@ def test_cells_give_up_one_by_one(tiny, tmp_path):
 def test_what_a_cell_gave_up_with_stays_and_is_what_it_has_alone(plain, tmp_path):
     """Also the numbers of its positions, and also when it is killed after that."""
     settings = plain.override({"patience": 2, "best_by": "accuracy", "looks": 12, "epochs": 6})
-    records = run_together(tmp_path / "group", GROUP, settings)
+    records = run_group(tmp_path / "group", GROUP, settings)
     looks = [len(record["history"]) for record in records]
     assert len(set(looks)) > 1
     for cell, record in zip(GROUP, records, strict=True):
@@ -149,13 +149,13 @@ def test_what_a_cell_gave_up_with_stays_and_is_what_it_has_alone(plain, tmp_path
         for name in one if len(record["history"]) < max(looks) else ():
             assert (one[name] - other[name]).abs().mean() < 1e-3, name
     interrupted(tmp_path / "broken", settings, 5 * 2 * (min(looks) + 1) + 7)  # five cells, two steps a look
-    again = run_together(tmp_path / "broken", GROUP, settings)
+    again = run_group(tmp_path / "broken", GROUP, settings)
     assert list(map(numbers, again)) == list(map(numbers, records))
 
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, monkeypatch, index):
-    whole = run_together(tmp_path / "whole", GROUP[:index] + GROUP[index + 1 :], plain)
+    whole = run_group(tmp_path / "whole", GROUP[:index] + GROUP[index + 1 :], plain)
 
     def breaks(batch, plain=Batch._one_step):
         losses = plain(batch)
@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, mon
 
     monkeypatch.setattr(Batch, "_one_step", breaks)
     with pytest.raises(ValueError, match=f"{GROUP[index].name}: the loss is nan at step 5; lower learning"):
-        run_together(tmp_path / "run", GROUP, plain)
+        run_group(tmp_path / "run", GROUP, plain)
     assert groups(tmp_path / "run", GROUP) == [(GROUP[index],)]  # the others are finished
     left = [c for c in GROUP if c != GROUP[index]]
     for cell, expected in zip(left, whole, strict=True):

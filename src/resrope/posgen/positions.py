@@ -7,16 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resrope.posgen.ops import rotation, turning
-
-if TYPE_CHECKING:
-    from resrope.posgen.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +57,6 @@ class Sizes:
     train_length: int
     test_length: int
     rope_theta: float = 10000.0
-
-    @staticmethod
-    def of(settings: Settings) -> Sizes:
-        """Those of a run."""
-        return Sizes(
-            d_model=settings.d_model,
-            n_heads=settings.n_heads,
-            head_dim=settings.head_dim,
-            train_length=settings.before + settings.train_length,
-            test_length=settings.before + settings.test_length,
-            rope_theta=settings.rope_theta,
-        )
 
 
 class PositionEmbedding(nn.Module):

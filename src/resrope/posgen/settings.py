@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from resrope.posgen.model import ModelConfig
+from resrope.posgen.positions import Sizes
 from resrope.posgen.splits import SplitKind, check_sizes
 from resrope.posgen.tasks import TASKS, Task
 from resrope.spec import RopeSpec, check, method
@@ -144,6 +145,18 @@ class Settings:
             d_ff=self.d_ff,
             n_layers=self.n_layers,
             dropout=self.dropout,
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """What a position embedding is made for."""
+        return Sizes(
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            head_dim=self.head_dim,
+            train_length=self.before + self.train_length,
+            test_length=self.before + self.test_length,
+            rope_theta=self.rope_theta,
         )
 
     @property

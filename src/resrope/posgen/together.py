@@ -59,29 +59,17 @@ def run_group(
     device: str = "cpu",
     progress: Callable[[int], None] = lambda steps: None,
 ) -> list[dict[str, Any]]:
-    """``run_together``; a cell that is alone on a CPU, or began so, by ``run_cell``."""
-    first = group[0]
-    alone = len(group) == 1 and not _file(out, group).exists()
-    if alone and (device == "cpu" or _begun_alone(out, first)):
-        return [run_cell(out, first, settings, progress)]
-    return run_together(out, group, settings, device=device, progress=progress)
-
-
-def run_together(
-    out: Path,
-    group: Group,
-    settings: Settings,
-    *,
-    device: str = "cpu",
-    progress: Callable[[int], None] = lambda steps: None,
-) -> list[dict[str, Any]]:
     """Train the cells of ``group`` to the end, from their last checkpoint if there is one; their records.
 
-    As ``run_cell`` of each but for rounding and for what dropout draws. device: of a group that is not begun;
-    one that is goes on where it was. ``progress`` is told of steps of cells. Killed and called again with the
-    same group, the records hold the same numbers. A cell whose loss is no number is left out, and once the
-    others are finished its ValueError is raised.
+    A cell that is alone on a CPU, or began so, by ``run_cell``; others as that would each but for rounding
+    and for what dropout draws. device: of a group that is not begun; one that is goes on where it was.
+    ``progress`` is told of steps of cells. Killed and called again with the same group, the records hold the
+    same numbers. A cell whose loss is no number is left out, and once the others are finished its ValueError
+    is raised.
     """
+    alone = len(group) == 1 and not _file(out, group).exists()
+    if alone and (device == "cpu" or _begun_alone(out, group[0])):
+        return [run_cell(out, group[0], settings, progress)]
     _folder(out).mkdir(parents=True, exist_ok=True)
     remove_leftovers(_folder(out), name=_file(out, group).name)
     for cell in group:

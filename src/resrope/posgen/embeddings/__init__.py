@@ -65,7 +65,7 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
         # Of its own: the decoder's weights are drawn from the seed itself.
         torch.manual_seed(int.from_bytes(sha256(f"position {seed}".encode()).digest()[:8], "big"))
         try:
-            made = make(Sizes.of(settings))
+            made = make(settings.sizes)
         except TypeError as error:
             raise ValueError(f"{name} must be made of Sizes alone: {error}") from None
     if not isinstance(made, PositionEmbedding):
@@ -78,7 +78,7 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
 def check_embedding(name: str, settings: Settings) -> None:
     """Raise ValueError for what ``embedding`` refuses, for shapes and numbers that cannot be, at both
     lengths, and for what is not the same twice."""
-    made, again, sizes = embedding(name, settings, 0), embedding(name, settings, 0), Sizes.of(settings)
+    made, again, sizes = embedding(name, settings, 0), embedding(name, settings, 0), settings.sizes
     for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
         made.train(training)
         again.train(training)

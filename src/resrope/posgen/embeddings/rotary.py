@@ -28,7 +28,7 @@ class Rope(PositionEmbedding):
     @staticmethod
     def of(settings: Settings, name: str, moved: Callable[[Frequencies], Frequencies] | None = None) -> Rope:
         """The method called ``name``, each table for the length that it meets; ``moved`` may change both."""
-        sizes = Sizes.of(settings)
+        sizes = settings.sizes
         trained = frequencies(settings.training_spec(name), seq_len=sizes.train_length)
         tested = frequencies(settings.spec(name), seq_len=sizes.test_length)
         return Rope(sizes, *((trained, tested) if moved is None else (moved(trained), moved(tested))))
