@@ -5,6 +5,7 @@ import re
 import pytest
 
 from resrope.posgen.cell import run_cell
+from resrope.posgen.figures import drawn_kinds
 from resrope.posgen.page import write_report
 from resrope.posgen.record import Cell, cell_folder, open_run
 from resrope.posgen.report import PAPER_TABLE_1, embedding_used, summarise_run
@@ -73,6 +74,20 @@ def test_files(run):
         assert all(len(row) == len(grid.header) for row in grid.rows)
     assert json.loads(files["report.json"].read_text())["preset"] == "quick"
     assert files["training.png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_when_far_positions_are_learnt_is_drawn_where_there_are_some(run, tiny, tmp_path):
+    assert "kinds.png" not in write_report(run)[1]
+    far, out = tiny.override({"train_length": 40, "test_length": 48}), tmp_path / "far"
+    open_run(out, "quick", far)
+    record = run_cell(out, Cell(task="semi-recursive", method="rope", seed=0), far)
+    assert write_report(out)[1]["kinds.png"].is_file()
+    summary, records = summarise_run(out)
+    figure = drawn_kinds(summary, records)
+    titles = [axis.get_title() for axis in figure.axes[:3]]
+    assert titles == [f"Semi-recursive: {kind}" for kind in ("near", "chained", "far")]
+    told = [100 * look["ood_far"] for look in record["history"]]
+    assert figure.axes[5].lines[0].get_ydata() == pytest.approx(told)
 
 
 def test_one_seed_has_no_interval(run):

@@ -1,4 +1,5 @@
-"""The report's pictures: Figure 3 with the OOD accuracy beneath it, and accuracy by position."""
+"""The report's pictures: Figure 3 with the OOD accuracy beneath it, accuracy by kind of position, and by
+position."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ Record = dict[str, Any]
 
 def draw_all(summary: dict[str, Any], records: list[Record]) -> dict[str, bytes]:
     """PNG files by name. Raises ImportError without matplotlib."""
-    return {
-        "training.png": png(_training(summary, records)),
-        "positions.png": png(_positions(summary, records)),
+    pictures = {
+        "training.png": _training(summary, records),
+        "kinds.png": drawn_kinds(summary, records),
+        "positions.png": _positions(summary, records),
     }
+    return {name: png(picture) for name, picture in pictures.items() if picture is not None}
 
 
 def _training(summary: dict[str, Any], records: list[Record]) -> Any:
@@ -34,15 +37,8 @@ def _training(summary: dict[str, Any], records: list[Record]) -> Any:
     for column, task in enumerate(tasks):
         for method in summary["methods"]:
             cells = list(cells_of(records, task, method).values())
-            if not cells:
-                continue
-            # With patience seeds end at different looks; each is the mean of those that got there.
-            looks = [[h for h in look if h] for look in zip_longest(*(r["history"] for r in cells))]
-            epochs = [look[0]["epoch"] for look in looks]
-            losses = [fmean(h["validation_loss"] for h in look) for look in looks]
-            right = [100 * fmean(h["ood"] for h in look) for look in looks]
-            axes[0][column].plot(epochs, losses, **style(method))
-            axes[1][column].plot(epochs, right, **style(method))
+            axes[0][column].plot(*_along(cells, "validation_loss"), **style(method))
+            axes[1][column].plot(*_along(cells, "ood", 100), **style(method))
         axes[0][column].set_title(title(task))
         axes[1][column].set_xlabel("epoch")
         axes[1][column].set_ylim(0, 101)
@@ -50,6 +46,43 @@ def _training(summary: dict[str, Any], records: list[Record]) -> Any:
     axes[1][0].set_ylabel("OOD accuracy (%)")
     axes[0][0].legend(fontsize=8, frameon=False)
     return figure
+
+
+def _along(cells: list[Record], name: str, times: float = 1.0) -> tuple[list[float], list[float]]:
+    """Epochs, and what every look found, the mean over seeds. With patience seeds end at different looks;
+    each is the mean of those that got there."""
+    looks = [[h for h in look if h] for look in zip_longest(*(r["history"] for r in cells))]
+    return [look[0]["epoch"] for look in looks], [times * fmean(h[name] for h in look) for look in looks]
+
+
+def drawn_kinds(summary: dict[str, Any], records: list[Record]) -> Any:
+    """Whether, and when, a model learns each kind of position, of the task that has far ones; None where
+    none has."""
+    settings = Settings(**summary["settings"])
+    task = next((t for t in summary["tasks"] if "far" in _kinds_of(settings, t)), None)
+    if task is None:
+        return None
+    found = _kinds_of(settings, task)
+    figure, axes = new_figure(2, len(found))
+    for row, (region, words) in enumerate({"in_distribution": "in distribution", "ood": "OOD"}.items()):
+        for axis, kind in zip(axes[row], found, strict=True):
+            for method in summary["methods"]:
+                cells = list(cells_of(records, task, method).values())
+                axis.plot(*_along(cells, f"{region}_{kind}", 100), **style(method))
+            axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
+            axis.set_ylim(0, 101)
+        axes[row][0].set_ylabel(f"accuracy {words} (%)")
+    for column, kind in enumerate(found):
+        axes[0][column].set_title(f"{title(task)}: {kind}")
+        axes[1][column].set_xlabel("epoch")
+    axes[0][-1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _kinds_of(settings: Settings, task: str) -> list[str]:
+    """The kinds of positions that a task has in distribution and beyond."""
+    masks = regions(settings.task(task), settings.train_length, settings.test_length)
+    return [k for k in KINDS if masks[f"in_distribution_{k}"].any() and masks[f"ood_{k}"].any()]
 
 
 def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
