@@ -80,10 +80,35 @@ def test_table_and_picture(run):
     assert [row[0] for row in table.rows][-2:] == ["layer 1, head 1", "right answers"]
     beyond = looked.weight[1, 1, 12:].mean()
     assert table.rows[3][2] == f"{100 * beyond:.1f}"
+    maps = looked.maps[1, 1]
+    nearby = np.mean([maps[p, p - 4 : p].sum() for p in range(12, 24)])
+    assert table.rows[3][4] == f"{100 * nearby:.1f}"
+    unmet = np.mean([maps[p, : p - 11].sum() for p in range(12, 24)])
+    assert table.rows[3][5] == f"{100 * unmet:.1f}"
+    assert table.header[1:] == [
+        *(
+            "front, below 12",
+            "front, beyond",
+            "last 4, below 12",
+            "last 4, beyond",
+            "12 and more back, beyond",
+        )
+    ]
     assert f"{100 * np.mean(1 / np.arange(12, 24)):.1f}" in table.note
-    assert len(drawn(looked).axes) == 6
+    assert sum(axis.get_visible() for axis in drawn(looked).axes) == 7
     with pytest.raises(ValueError, match="holds no finished cell cot-rope-seed7"):
         look(run[0], Cell(task="cot", method="rope", seed=7))
+
+
+def test_weight_by_distance_by_hand(run):
+    looked = look(run[0], CELL)
+    assert looked.by_distance.shape == (2, 2, 24)
+    assert (looked.by_distance[:, :, 0] == 0).all()
+    for d in (1, 5, 20):
+        wanted = np.mean([looked.maps[0, 1, p, p - d] for p in range(max(12, d), 24)])
+        assert looked.by_distance[0, 1, d] == pytest.approx(wanted)
+    everything = looked.reached(1, 24, looked.distance > 0)
+    assert everything == pytest.approx(looked.maps[:, :, 4:].sum(-1).mean(-1))
 
 
 def test_the_command(run, capsys):
@@ -95,5 +120,5 @@ def test_the_command(run, capsys):
         main([*words, "--json", "--plot", str(folder / "maps.png")])
     assert caught.value.code == 0
     told = json.loads(capsys.readouterr().out)
-    assert np.array(told["weight"]).shape == (2, 2, 24)
+    assert np.array(told["weight"]).shape == np.array(told["by_distance"]).shape == (2, 2, 24)
     assert (folder / "maps.png").read_bytes().startswith(b"\x89PNG")

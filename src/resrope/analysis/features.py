@@ -7,6 +7,7 @@ from typing import Any
 
 from resrope.analysis.critical import is_pre_critical, period_lcm
 from resrope.analysis.gap import feature_gap
+from resrope.analysis.recurrence import Recurrence, recurrences
 from resrope.spec import RopeSpec, frequencies, method_name
 
 
@@ -31,7 +32,11 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureTable:
-    """All features of one spec at a training and a test length, and their totals."""
+    """All features of one spec at a training and a test length, and their totals.
+
+    recurrence_before, recurrence_after: the nearest return of the pre-critical features at a distance that
+    training does not reach and the test does, without and with Resonance; None where none is pre-critical.
+    """
 
     method: str
     train_length: int
@@ -39,9 +44,11 @@ class FeatureTable:
     attention_factor: float
     features: tuple[Feature, ...]
     common_period: int
+    recurrence_before: Recurrence | None
+    recurrence_after: Recurrence | None
 
     def totals(self) -> dict[str, Any]:
-        """How many features are pre-critical, and the largest and mean gap before and after."""
+        """How many features are pre-critical, gaps and the nearest recurrence before and after."""
         pre = [f for f in self.features if f.pre_critical]
         return {
             "features": len(self.features),
@@ -53,6 +60,8 @@ class FeatureTable:
             "pre_critical_max_gap_before": max((f.gap_before for f in pre), default=0.0),
             "pre_critical_max_gap_after": max((f.gap_after for f in pre), default=0.0),
             "common_period": self.common_period,
+            "recurrence_before": self.recurrence_before and asdict(self.recurrence_before),
+            "recurrence_after": self.recurrence_after and asdict(self.recurrence_after),
             "attention_factor": self.attention_factor,
         }
 
@@ -104,6 +113,8 @@ def feature_table(spec: RopeSpec, train_length: int, test_length: int) -> Featur
         attention_factor=scaled.attention_factor,
         features=features,
         common_period=period_lcm(resonant, train_length) or 1,
+        recurrence_before=next(iter(recurrences(scaled, train_length, test_length)), None),
+        recurrence_after=next(iter(recurrences(resonant, train_length, test_length)), None),
     )
 
 

@@ -141,7 +141,7 @@ def attention(
     plot: Annotated[Path | None, typer.Option(help="Draw the maps (.png, .svg, .pdf).")] = None,
     json_output: Json = False,
 ) -> None:
-    """Whether a trained cell looks at the far token: each head's attention on it, accuracy by its distance.
+    """Where a trained cell's heads look: at the far token, at near ones, at distances never trained.
 
     Example: `resrope posgen attention runs/quick --task cot --method yarn --plot attention.png`
     """
@@ -155,7 +155,8 @@ def attention(
         save(drawn(looked), plot)
     if json_output:
         positions = {"weight": looked.weight.tolist(), "correct": looked.correct.tolist()}
-        print_json({**positions, "distance": looked.distance.tolist(), "far": looked.far.tolist()})
+        distances = {"distance": looked.distance.tolist(), "by_distance": looked.by_distance.tolist()}
+        print_json({**positions, **distances, "far": looked.far.tolist()})
     else:
         print_grid(grid(looked))
 

@@ -1,5 +1,5 @@
-"""Whether a trained model looks at the far token: what its heads attend to, and how accuracy falls with
-distance."""
+"""Whether a trained model looks at the far token, and what else its heads look at beyond the training length:
+weights by position and by distance, and accuracy by distance."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ class Looked:
         return np.array([0] * first + [p - task.sources(p)[0] for p in range(first, len(self.correct))])
 
     @property
+    def by_distance(self) -> Array:
+        """What a head gives the token d before the one it predicts: mean over the positions that training
+        never met and that have such a token, [n_layers, n_heads, length]; 0 for d = 0."""
+        length, train = len(self.correct), self.settings.train_length
+        made = np.zeros(self.weight.shape)
+        for d in range(1, length):
+            predicted = np.arange(max(d, train), length)
+            made[:, :, d] = self.maps[:, :, predicted, predicted - d].mean(-1)
+        return made
+
+    def reached(self, nearest: int, farthest: int, positions: npt.NDArray[np.bool_]) -> Array:
+        """What a head gives the tokens ``nearest`` to ``farthest`` back from ``positions``, mean over these.
+
+        [n_layers, n_heads]
+        """
+        read = np.arange(len(self.correct))
+        back = np.flatnonzero(positions)[:, None] - read
+        chosen = (back >= nearest) & (back <= farthest)
+        return np.array((self.maps[:, :, positions] * chosen).sum(-1).mean(-1))
+
+    @property
     def needed(self) -> bool:
         """Whether any position is far."""
         return bool(kinds(self.settings.task(self.cell.task), len(self.correct))["far"].any())
@@ -81,28 +102,50 @@ def look(run: Path, cell: Cell, rows: int = _ROWS) -> Looked:
 
 
 def grid(looked: Looked) -> Grid:
-    """Every head: its weight on the front tokens, in distribution and beyond."""
+    """Every head: its weight on the front tokens, on near ones and on those at distances that training never
+    met, in distribution and beyond."""
     train, far = looked.settings.train_length, looked.far
-    inside, beyond = far.copy(), far.copy()
-    inside[train:], beyond[:train] = False, False
+    length, near = len(far), looked.settings.j + looked.settings.k
+    sides = [_within(far, 0, train), _within(far, train, length)]
+    inside, beyond = sides
+    every = [_within(looked.distance > 0, 0, train), _within(looked.distance > 0, train, length)]
     where = "at the positions that need them"
     if not looked.needed:
         where = "at all generated positions, of which rules on near tokens give every one"
     even = looked.settings.j / np.maximum(1, np.arange(len(far)))
+    nearby = [looked.reached(1, near, side) for side in every]
+    unmet = looked.reached(train, length, every[1])
     rows = [
-        [f"layer {layer}, head {head}", *(_percent(weight[where]) for where in (inside, beyond))]
+        [
+            f"layer {layer}, head {head}",
+            *(_percent(weight[side]) for side in sides),
+            *(_percent(side[layer, head]) for side in (*nearby, unmet)),
+        ]
         for layer, heads in enumerate(looked.weight)
         for head, weight in enumerate(heads)
     ]
-    rows.append(["right answers", *(_percent(looked.correct[where]) for where in (inside, beyond))])
+    rows.append(["right answers", *(_percent(looked.correct[side]) for side in sides), "", "", ""])
     return Grid(
-        f"{title(looked.cell.task)}, {title(looked.cell.method)}: what goes to the front token",
-        ["%", f"positions below {train}", "beyond"],
+        f"{title(looked.cell.task)}, {title(looked.cell.method)}: where its heads look",
+        [
+            "%",
+            f"front, below {train}",
+            "front, beyond",
+            f"last {near}, below {train}",
+            f"last {near}, beyond",
+            f"{train} and more back, beyond",
+        ],
         rows,
         f"Mean attention on the front tokens {where}, and how many answers are right there. A model that "
         "looked evenly at all tokens would give them "
-        f"{_percent(even[inside])} and {_percent(even[beyond])}.",
+        f"{_percent(even[inside])} and {_percent(even[beyond])}. Then, at all generated positions, what goes "
+        f"to the last {near} tokens, and to those so far back that training never met the distance.",
     )
+
+
+def _within(mask: npt.NDArray[np.bool_], start: int, stop: int) -> npt.NDArray[np.bool_]:
+    position = np.arange(len(mask))
+    return mask & (position >= start) & (position < stop)
 
 
 def _percent(values: Array) -> str:
@@ -113,28 +156,54 @@ def drawn(looked: Looked) -> Any:
     """The curves over position and over distance, then a map of every head."""
     layers, heads = looked.weight.shape[:2]
     columns = max(2, heads)
-    made, axes = figure(1 + layers, columns, width=4.2)
-    position = np.flatnonzero(looked.distance > 0)
+    made, axes = figure(2 + layers, columns, width=4.2)
+    wide = _joined(made, axes[1])
+    _curves(looked, axes[0][0], wide)
+    _accuracy(looked, axes[0][1])
     for layer in range(layers):
         for head in range(heads):
-            label = f"layer {layer}, head {head}"
-            axes[0][0].plot(position, 100 * looked.weight[layer, head, position], linewidth=1.0, label=label)
-            axis = axes[1 + layer][head]
+            axis = axes[2 + layer][head]
             axis.imshow(looked.maps[layer, head] ** 0.5, cmap="magma", vmin=0, vmax=1, aspect="auto")
-            axis.set_title(label, fontsize=9)
+            axis.set_title(f"layer {layer}, head {head}", fontsize=9)
             axis.set_xlabel("attended")
             axis.set_ylabel("predicted")
-    axes[0][0].axvline(looked.settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
-    axes[0][0].set_xlabel("position")
-    axes[0][0].set_ylabel("attention on the front token (%)")
-    axes[0][0].legend(fontsize=7, frameon=False)
-    far = np.flatnonzero(looked.far)
-    axes[0][1].plot(looked.distance[far], 100 * looked.correct[far], ".", markersize=3)
-    axes[0][1].axhline(100 / looked.settings.modulus, color="0.7", linewidth=0.8)
-    axes[0][1].set_xlabel("distance to the front token")
-    axes[0][1].set_ylabel("accuracy (%)")
-    for axis in axes[0]:
-        axis.set_ylim(-2, 102)
-    for spare in [*axes[0][2:], *(a for row in axes[1:] for a in row[heads:])]:
+    for spare in [*axes[0][2:], *(a for row in axes[2:] for a in row[heads:])]:
         spare.set_visible(False)
     return made
+
+
+def _joined(made: Any, row: Any) -> Any:
+    """One axis in the place of a row of them."""
+    whole = row[0].get_gridspec()[1, :]
+    for axis in row:
+        axis.remove()
+    return made.add_subplot(whole)
+
+
+def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
+    """What every head gives the front token, and what it gives the token so far back."""
+    position, distance = np.flatnonzero(looked.distance > 0), looked.by_distance
+    for layer, heads in enumerate(looked.weight):
+        for head, weight in enumerate(heads):
+            look = {"linewidth": 1.0, "label": f"layer {layer}, head {head}"}
+            by_position.plot(position, 100 * weight[position], **look)
+            by_distance.plot(100 * distance[layer, head], **look)
+    for axis in (by_position, by_distance):
+        axis.axvline(looked.settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
+    by_position.set_xlabel("position")
+    by_position.set_ylabel("attention on the front token (%)")
+    by_position.set_ylim(-2, 102)
+    by_position.legend(fontsize=7, frameon=False)
+    by_distance.set_xlabel("tokens back from the one predicted, at positions that training never met")
+    by_distance.set_ylabel("attention (%)")
+    by_distance.set_yscale("symlog", linthresh=1)
+    by_distance.set_ylim(bottom=0)
+
+
+def _accuracy(looked: Looked, axis: Any) -> None:
+    far = np.flatnonzero(looked.far)
+    axis.plot(looked.distance[far], 100 * looked.correct[far], ".", markersize=3)
+    axis.axhline(100 / looked.settings.modulus, color="0.7", linewidth=0.8)
+    axis.set_xlabel("distance to the front token")
+    axis.set_ylabel("accuracy (%)")
+    axis.set_ylim(-2, 102)
