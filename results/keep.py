@@ -23,12 +23,12 @@ from resrope.posgen.record import Cell, cell_folder, read_records, read_run, wri
 from resrope.posgen.result import result_from, write_result
 from resrope.posgen.settings import Settings
 from resrope.posgen.settled import FILE as SETTLED
-from resrope.provenance import commit
+from resrope.provenance import provenance
 
 
 def main(source: Path, out: Path) -> None:
     """Copy and describe a run, or one that is kept already."""
-    kept, drawn_at = source / "provenance.json", commit(Path(__file__).parent)
+    kept, drawn_at = source / "provenance.json", provenance()["commit"]
     with _unpacked(source) if kept.is_file() else nullcontext(source) as run:
         name, settings = read_run(run)
         records = read_records(run)
@@ -40,9 +40,9 @@ def main(source: Path, out: Path) -> None:
         for path in (*files.values(), run / "run.json", *run.glob(SETTLED)):
             shutil.copyfile(path, out / path.name)
     write_result(result, out / "result.json")
-    provenance = {**there, "report_drawn_at": drawn_at}
+    told = {**there, "report_drawn_at": drawn_at}
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")
-    (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    (out / "provenance.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _short(words: str) -> str:

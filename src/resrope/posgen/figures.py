@@ -70,6 +70,8 @@ def drawn_kinds(summary: dict[str, Any], records: list[Record]) -> Any:
                 cells = list(cells_of(records, task, method).values())
                 axis.plot(*_along(cells, f"{region}_{kind}", 100), **style(method))
             axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
+            rule = list(summary["rules_alone"][task].values())[-1][f"{region}_{kind}"]
+            axis.axhline(100 * rule, color="0.7", linewidth=0.8, linestyle=":")
             axis.set_ylim(0, 101)
         axes[row][0].set_ylabel(f"accuracy {words} (%)")
     for column, kind in enumerate(found):

@@ -20,7 +20,8 @@ _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
     "can rise and fall again: a single checkpoint misleads.",
     "kinds.png": "When each kind of position is learnt, in distribution and beyond: near, a rule on the last "
-    "j+k+1 tokens gives it; chained, a longer rule; far, the far token must be found; grey: chance.",
+    "j+k+1 tokens gives it; chained, a longer rule; far, the far token must be found; grey: chance, "
+    "dotted: what rules on 4·(j+k) tokens score alone.",
     "positions.png": "Accuracy at every position of the test sequences, last step. Lines: positions that a "
     "rule on the last j+k+1 tokens solves; crosses: a longer rule does; dots: the far token must be found; "
     "grey: chance.",
