@@ -23,6 +23,7 @@ from resrope.posgen.record import Cell, cell_folder, read_records, read_run, wri
 from resrope.posgen.result import result_from, write_result
 from resrope.posgen.settings import Settings
 from resrope.posgen.settled import FILE as SETTLED
+from resrope.posgen.window import FILE as WINDOW
 from resrope.provenance import provenance
 
 
@@ -37,7 +38,7 @@ def main(source: Path, out: Path) -> None:
         result = result_from(name, settings, records, title=_short(words), by="resrope")
         _, files = write_report(run)
         out.mkdir(parents=True, exist_ok=True)
-        for path in (*files.values(), run / "run.json", *run.glob(SETTLED)):
+        for path in (*files.values(), run / "run.json", *run.glob(SETTLED), *run.glob(WINDOW)):
             shutil.copyfile(path, out / path.name)
     write_result(result, out / "result.json")
     told = {**there, "report_drawn_at": drawn_at}
@@ -54,7 +55,7 @@ def _short(words: str) -> str:
 def _unpacked(kept: Path) -> Iterator[Path]:
     """A run's folder as it was, from the one file of records."""
     with TemporaryDirectory() as folder:
-        for file in (kept / "run.json", *kept.glob(SETTLED)):
+        for file in (kept / "run.json", *kept.glob(SETTLED), *kept.glob(WINDOW)):
             shutil.copy(file, folder)
         for record in json.loads((kept / "records.json").read_text("utf-8")):
             cell = Cell(**record["cell"])

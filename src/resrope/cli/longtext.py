@@ -13,8 +13,6 @@ import typer
 from resrope.cli.values import assignments
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from resrope.longtext.candidates import Candidate
     from resrope.longtext.passkey import Encode
     from resrope.longtext.perplexity import Encoded, Protocol
@@ -127,23 +125,6 @@ def tell(what: str) -> None:
         typer.echo(f"{what} …", err=True)
 
 
-def bar(unit: str) -> Progress:
-    """A bar on standard error, where that is a terminal, with the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}, left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def lengths_of(text: str) -> tuple[int, ...]:
     """``--lengths 512,1024`` in rising order."""
     from resrope.cli.values import numbers
@@ -215,6 +196,7 @@ def studied(
     subject: Subject, asked: Sequence[Candidate], texts: Sequence[Encoded], protocol: Protocol, out: Path
 ) -> Study:
     """Measure with a bar; what is finished is kept in ``out``."""
+    from resrope.cli.output import bar
     from resrope.longtext.store import Store
     from resrope.longtext.study import study, total_work
 
@@ -244,6 +226,7 @@ def retrieved(
     haystack: Sequence[str] | None = None,
 ) -> Retrieval:
     """Hide passkeys and ask for them, with a bar; every answer is kept in ``out``."""
+    from resrope.cli.output import bar
     from resrope.longtext.passkey import FILLER
     from resrope.longtext.retrieval import measure
     from resrope.longtext.store import Records

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from resrope.page import Grid
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 def console() -> Console:
     """Standard output; as wide as its content where it is not a terminal, so that no table is cut."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=160)
+
+
+def bar(unit: str) -> Progress:
+    """A bar on standard error, where that is a terminal, with the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    terminal = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}, left"),
+        TimeRemainingColumn(),
+        console=terminal,
+        disable=not terminal.is_terminal,
+    )
 
 
 def print_grid(grid: Grid, terminal: Console | None = None) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resrope.cli.posgen_look import attention, window
 from resrope.cli.posgen_options import Json, Set, Tasks
 from resrope.cli.posgen_results import board, submit, validate
-from resrope.cli.posgen_runs import attention, audit, report, run
+from resrope.cli.posgen_runs import audit, report, run
 from resrope.cli.values import assignments, names, numbers
 
 if TYPE_CHECKING:
@@ -141,5 +142,5 @@ def _of_data(given: dict[str, Any]) -> Settings:
     return settings
 
 
-for command in (run, report, audit, attention, submit, validate, board):
+for command in (run, report, audit, attention, window, submit, validate, board):
     posgen.command()(command)

@@ -133,34 +133,6 @@ def audit(
         terminal.print(str(path), highlight=False, soft_wrap=True)
 
 
-def attention(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    task: Annotated[str, typer.Option(help="Of the cell: recursive, cot or semi-recursive.")],
-    method: Annotated[str, typer.Option("--method", "--embedding", help="Of the cell.")],
-    seed: Annotated[int, typer.Option(help="Of the cell.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the maps (.png, .svg, .pdf).")] = None,
-    json_output: Json = False,
-) -> None:
-    """Where a trained cell's heads look: at the far token, at near ones, at distances never trained.
-
-    Example: `resrope posgen attention runs/quick --task cot --method yarn --plot attention.png`
-    """
-    from resrope.cli.output import print_grid, print_json
-    from resrope.pictures import save
-    from resrope.posgen.attention import drawn, grid, look
-    from resrope.posgen.record import Cell
-
-    looked = look(run, Cell(task=task, method=method, seed=seed))
-    if plot is not None:
-        save(drawn(looked), plot)
-    if json_output:
-        positions = {"weight": looked.weight.tolist(), "correct": looked.correct.tolist()}
-        distances = {"distance": looked.distance.tolist(), "by_distance": looked.by_distance.tolist()}
-        print_json({**positions, **distances, "far": looked.far.tolist()})
-    else:
-        print_grid(grid(looked))
-
-
 def _cells(
     preset: str,
     settings: Settings,

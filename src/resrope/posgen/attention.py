@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from resrope.page import Grid
 from resrope.pictures import figure
-from resrope.posgen.cell import prepared
+from resrope.posgen.cell import trained
 from resrope.posgen.locality import kinds
-from resrope.posgen.record import Cell, cell_folder, read_record, read_run, read_tensors
+from resrope.posgen.record import Cell
 from resrope.posgen.settings import Settings
 from resrope.posgen.tables import title
 
@@ -79,12 +79,8 @@ def look(run: Path, cell: Cell, rows: int = _ROWS) -> Looked:
 
     Raises ValueError where the cell is not finished.
     """
-    _, settings = read_run(run)
-    record = read_record(run, cell)
-    if record is None:
-        raise ValueError(f"{run} holds no finished cell {cell.name}")
-    work = prepared(cell, settings)
-    work.trainer.load(read_tensors(cell_folder(run, cell) / "last.safetensors")[0])
+    work, record = trained(run, cell)
+    settings = work.settings
     tokens = work.test[:rows, :-1]
     weights = work.trainer.model.attention(tokens, work.where(tokens.shape[1])).mean(1).double().numpy()
     # Row l of a map is the query that predicts position l: the token before it.

@@ -28,6 +28,7 @@ from resrope.posgen.record import (
     cell_folder,
     read_record,
     read_records,
+    read_run,
     read_tensors,
     write_record,
     write_tensors,
@@ -113,6 +114,20 @@ def prepared(cell: Cell, settings: Settings) -> Work:
         validation=tokens["validation"],
         test=tokens["test"],
     )
+
+
+def trained(run: Path, cell: Cell) -> tuple[Work, dict[str, Any]]:
+    """A finished cell of a run with its weights after the last step, and its record.
+
+    Raises ValueError where the cell is not finished.
+    """
+    _, settings = read_run(run)
+    record = read_record(run, cell)
+    if record is None:
+        raise ValueError(f"{run} holds no finished cell {cell.name}")
+    work = prepared(cell, settings)
+    work.trainer.load(read_tensors(cell_folder(run, cell) / "last.safetensors")[0])
+    return work, record
 
 
 def _begun(rows: Tokens, settings: Settings) -> Tensor:

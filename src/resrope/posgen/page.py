@@ -15,6 +15,8 @@ from resrope.posgen.figures import draw_all
 from resrope.posgen.report import summarise_run
 from resrope.posgen.settings import Settings
 from resrope.posgen.tables import all_grids, ended_early
+from resrope.posgen.window import grid as window_grid
+from resrope.posgen.window import read_retested
 
 _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
@@ -36,9 +38,13 @@ def write_report(out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """
     summary, records = summarise_run(out)
     pictures = draw_all(summary, records)
-    found = claims(Settings().override(summary["settings"]), records)
+    settings = Settings().override(summary["settings"])
+    found, retested = claims(settings, records), read_retested(out)
     summary["claims"] = [asdict(claim) for claim in found]
-    page = _page(summary, [*all_grids(summary), *([claims_grid(found)] if found else [])], pictures)
+    grids = all_grids(summary)
+    grids += [window_grid(settings, retested)] if retested else []
+    grids += [claims_grid(found)] if found else []
+    page = _page(summary, grids, pictures)
     files: dict[str, bytes | str] = {
         "report.html": page.html(pictures),
         "report.md": page.markdown(),
