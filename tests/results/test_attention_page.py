@@ -1,12 +1,12 @@
 import runpy
 
 import pytest
+from tests.posgen.conftest import TINY
+from tests.results.test_leaderboard import RESULTS
 
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, open_run
 from resrope.posgen.settings import Settings
-from tests.posgen.conftest import TINY
-from tests.results.test_leaderboard import RESULTS
 
 SCRIPT = runpy.run_path(str(RESULTS / "attention.py"))
 
