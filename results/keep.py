@@ -38,8 +38,12 @@ def main(source: Path, out: Path) -> None:
         result = result_from(name, settings, records, title=_short(words), by="resrope")
         _, files = write_report(run)
         out.mkdir(parents=True, exist_ok=True)
-        for path in (*files.values(), run / "run.json", *run.glob(SETTLED), *run.glob(WINDOW)):
+        copied = [*files.values(), run / "run.json", *run.glob(SETTLED), *run.glob(WINDOW)]
+        for path in copied:
             shutil.copyfile(path, out / path.name)
+    written = {path.name for path in copied} | {"result.json", "records.json", "provenance.json"}
+    for stale in (path for path in out.iterdir() if path.name not in written):
+        stale.unlink()
     write_result(result, out / "result.json")
     told = {**there, "report_drawn_at": drawn_at}
     (out / "records.json").write_text(json.dumps(records) + "\n", encoding="utf-8")

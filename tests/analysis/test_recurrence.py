@@ -12,7 +12,7 @@ def table(resonance=False, head_dim=64):
 
 
 def test_by_hand():
-    """Two features within 16 tokens, of 6 and 63 tokens with Resonance: only the first turns in them."""
+    """Two features within 16 tokens, of 6 and 628 tokens with Resonance: only the first turns in them."""
     made = table(resonance=True, head_dim=4)
     assert made.periods == (6, 628)
     curve = recurrence(made, 16, 20)
@@ -46,6 +46,12 @@ def test_peaks_are_peaks_highest_first():
         assert 64 <= one.distance < length
         assert one.cosine >= 0.3
         assert curve[one.distance] == max(curve[one.distance - 1 : one.distance + 2])
+
+
+def test_a_curve_that_still_rises_at_the_end_has_no_peak_there():
+    made = table(resonance=True)
+    assert 239 not in [r.distance for r in recurrences(made, 64, 240)]
+    assert recurrences(made, 64, 241)[0].distance == 240
 
 
 def test_nothing_turns():

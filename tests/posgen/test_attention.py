@@ -83,16 +83,17 @@ def test_table_and_picture(run):
     maps = looked.maps[1, 1]
     nearby = np.mean([maps[p, p - 4 : p].sum() for p in range(12, 24)])
     assert table.rows[3][4] == f"{100 * nearby:.1f}"
-    unmet = np.mean([maps[p, : p - 11].sum() for p in range(12, 24)])
+    unmet = np.mean([maps[p, : p - 12].sum() for p in range(12, 24)])  # position 11 reads 12 back: the first
     assert table.rows[3][5] == f"{100 * unmet:.1f}"
+    outside = np.mean([1 - maps[p].sum() for p in range(12, 24)])
+    assert table.rows[3][6] == f"{100 * outside:.1f}"
     assert table.header[1:] == [
-        *(
-            "front, below 12",
-            "front, beyond",
-            "last 4, below 12",
-            "last 4, beyond",
-            "12 and more back, beyond",
-        )
+        "front, below 12",
+        "front, beyond",
+        "last 4, below 12",
+        "last 4, beyond",
+        "13 and more back, beyond",
+        "before the sequence, beyond",
     ]
     assert f"{100 * np.mean(1 / np.arange(12, 24)):.1f}" in table.note
     assert sum(axis.get_visible() for axis in drawn(looked).axes) == 7

@@ -1,4 +1,6 @@
 import json
+import shutil
+import sys
 
 import pytest
 import torch
@@ -8,9 +10,9 @@ from resrope.posgen.cell import run_cell, trained
 from resrope.posgen.model import Decoder
 from resrope.posgen.page import write_report
 from resrope.posgen.positions import rotated
-from resrope.posgen.record import Cell, open_run, read_run
+from resrope.posgen.record import Cell, open_run, read_records, read_run
 from resrope.posgen.settings import Settings
-from resrope.posgen.window import FILE, Retested, grid, limited, retest, retest_run
+from resrope.posgen.window import FILE, grid, limited, read_retested, retest, retest_run
 
 CELLS = [
     Cell(task=task, method=method, seed=0)
@@ -53,9 +55,9 @@ def test_what_an_embedding_adds_to_the_scores_stays(run):
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_a_window_as_long_as_the_sequence_changes_nothing(run, cell):
-    found = retest(run, cell, 25)
-    assert found.after == found.before
-    assert found.rows == trained(run, cell)[1]["last"]["rows"]
+    last = trained(run, cell)[1]["last"]
+    assert retest(run, cell, 25).correct == last["correct_by_position"]
+    assert retest(run, cell, 2).correct != last["correct_by_position"]
 
 
 def test_one_token_is_less_than_the_task_takes(run):
@@ -71,25 +73,35 @@ def test_one_token_is_less_than_the_task_takes(run):
 def test_a_run_and_its_table(run):
     told = []
     found = retest_run(run, done=told.append)
-    assert found == told
-    assert [one.tokens for one in found] == [13] * 4  # twelve, and the one before the sequence
-    assert json.loads((run / FILE).read_text())[0]["after"] == found[0].after
-    table = grid(read_run(run)[1], found)
+    assert found == told == read_retested(run)
+    assert [one.tokens for one in found] == [12] * 4  # eleven, and the one before the sequence
+    kept = json.loads((run / FILE).read_text())
+    assert kept["made"]["torch"] == torch.__version__
+    records = read_records(run)
+    table = grid(read_run(run)[1], records, found)
     assert [row[0] for row in table.rows][:3] == ["CoT, ALiBi", "CoT, RoPE", "CoT, rules on 5 tokens"]
-    rope = found[1]
-    assert rope.cell == CELLS[0]
-    beyond = sum(rope.after[12:]) / rope.rows / 12
-    assert table.rows[1][4] == f"{100 * beyond:.1f}"
+    assert found[1].cell == CELLS[0]
+    rows = records[1]["last"]["rows"]
+    for column, correct in ((3, records[1]["last"]["correct_by_position"]), (4, found[1].correct)):
+        assert table.rows[1][column] == f"{100 * sum(correct[12:]) / rows / 12:.1f}"
+    assert table.rows[3][4] == "–"  # rules on 16 tokens, of which a head sees 12
     page = write_report(run)[1]["report.md"].read_text()
     assert table.title in page
     assert " | ".join(table.rows[1]) in page
 
 
-def test_by_hand(tiny):
-    right = [0] * 12 + [5] * 12
-    found = [Retested(cell=CELLS[0], tokens=12, rows=10, before=[0] * 24, after=right)]
-    row = grid(tiny, found).rows[0]
-    assert (row[3], row[4]) == ("0.0", "50.0")
+def test_a_file_that_is_not_of_the_run(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    retest_run(folder, 12)
+    told = json.loads((folder / FILE).read_text())
+    for broken in ("[1]", "{", "{}", json.dumps({**told, "cells": [{"cell": {}}]})):
+        (folder / FILE).write_text(broken)
+        with pytest.raises(ValueError, match=r"window\.json"):
+            read_retested(folder)
+    (folder / FILE).write_text(json.dumps({**told, "cells": told["cells"][1:]}))
+    with pytest.raises(ValueError, match="is not of the run's cells; `resrope posgen window` again"):
+        write_report(folder)
 
 
 def test_what_is_not_there(run, tmp_path, tiny):
@@ -100,13 +112,30 @@ def test_what_is_not_there(run, tmp_path, tiny):
         retest_run(tmp_path)
 
 
+def test_a_class_that_has_changed_since(tiny, tmp_path, monkeypatch):
+    module = tmp_path / "mine_that_changes.py"
+    code = (
+        "from resrope.posgen.positions import PositionEmbedding\nclass Mine(PositionEmbedding):\n    pass\n"
+    )
+    module.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = Cell(task="cot", method="mine_that_changes:Mine", seed=0)
+    open_run(tmp_path / "run", "quick", tiny)
+    run_cell(tmp_path / "run", cell, tiny)
+    assert retest(tmp_path / "run", cell, 4).cell == cell
+    module.write_text(code + "# changed\n")
+    del sys.modules["mine_that_changes"]
+    with pytest.raises(ValueError, match="its file was changed since"):
+        retest(tmp_path / "run", cell, 4)
+
+
 def test_the_command(run, capsys):
     from resrope.cli import main
 
     with pytest.raises(SystemExit) as caught:
         main(["posgen", "window", str(run), "--tokens", "8", "--json"])
     assert caught.value.code == 0
-    assert {one["tokens"] for one in json.loads(capsys.readouterr().out)} == {8}
+    assert json.loads(capsys.readouterr().out)["tokens"] == 8
     with pytest.raises(SystemExit):
         main(["posgen", "window", str(run), "--tokens", "8"])
     assert "Tested again with heads that see the last 8 tokens" in capsys.readouterr().out

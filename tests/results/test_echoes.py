@@ -28,37 +28,88 @@ def record(falls, method="rope", task="cot"):
     }
 
 
+def fall_of(*records):
+    (found,) = echoes.falls("small", SETTINGS, records)
+    return found
+
+
 def test_falls_where_the_table_says():
-    fall, curve = echoes.measured("small", SETTINGS, [record({80: 0.3, 105: 0.2})], TABLE)
+    fall = fall_of(record({80: 0.3, 105: 0.2}))
     assert fall.peaks == [76, 101, 134, 177]
     assert fall.steps == [80, 105]
+    assert fall.net == pytest.approx(0.5)
     assert fall.share == pytest.approx(1)
     assert fall.positions == pytest.approx(4 * 6 / 192)
     assert fall.chance < 0.05
     assert fall.falls[80] == pytest.approx(0.3)
-    assert curve.shape == (256,)
+    assert fall.other is None
 
 
 def test_falls_elsewhere_and_none_at_all():
-    fall, _ = echoes.measured("small", SETTINGS, [record({90: 0.3, 220: 0.1})], TABLE)
+    fall = fall_of(record({90: 0.3, 220: 0.1}))
     assert (fall.steps, fall.share, fall.chance) == ([90, 220], 0, 1)
-    assert echoes.measured("small", SETTINGS, [record({})], TABLE)[0].share == 0
+    nothing = fall_of(record({}))
+    assert (nothing.share, nothing.chance, nothing.net) == (None, None, 0)
 
 
-def test_cells_are_averaged_and_positions_without_a_rule_left_out():
-    """On semi-recursive even positions have no near rule: a fall there is met at the next odd one."""
-    fall, _ = echoes.measured("small", SETTINGS, [record({80: 0.3}), record({})], TABLE)
-    assert fall.falls[80] == pytest.approx(0.15)
-    fall, _ = echoes.measured("small", SETTINGS, [record({80: 0.3}, task="semi-recursive")], TABLE)
-    assert fall.steps == [81]
+def test_noise_that_goes_up_again_is_no_fall():
+    fall = fall_of(record({80: 0.3, 90: 0.1, 91: -0.1}))
+    assert fall.net == pytest.approx(0.3)
+    assert fall.share == pytest.approx(1)
 
 
-def test_the_page(tmp_path):
-    run = tmp_path / "small"
-    open_run(run, "small", SETTINGS)
-    (run / "records.json").write_text(json.dumps([record({80: 0.3})]))
-    echoes.main([run], tmp_path)
+def test_positions_without_a_rule_are_left_out():
+    """On semi-recursive even positions have no near rule: a fall there is met at the next odd one, and may be
+    of either."""
+    assert fall_of(record({80: 0.3}), record({})).falls[80] == pytest.approx(0.15)
+    fall = fall_of(record({82: 0.3}, task="semi-recursive"))
+    assert (fall.steps, fall.share) == ([83], 0)
+    assert fall_of(record({81: 0.3}, task="semi-recursive")).share == pytest.approx(1)
+    assert fall_of(record({75: 0.3}, task="semi-recursive")).share == 0
+    assert fall_of(record({76: 0.3}, task="semi-recursive")).share == pytest.approx(1)
+
+
+def test_the_other_table():
+    """A fall at 124 is at 120 + 4, where YaRN's wavelengths recur with Resonance and not without."""
+    plain, resonant = (frequencies(SETTINGS.spec(name)) for name in ("yarn", "resonance-yarn"))
+    records = [
+        {**record({124: 0.3}, method="yarn"), "embedding": {"testing": plain.to_dict()}},
+        {**record({124: 0.3}, method="resonance-yarn"), "embedding": {"testing": resonant.to_dict()}},
+    ]
+    one, other = echoes.falls("small", SETTINGS, records)
+    assert (one.share, one.other) == (0, pytest.approx(1))
+    assert (other.share, other.other) == (pytest.approx(1), 0)
+
+
+def test_what_has_no_table_is_left_out():
+    learned = {**record({80: 0.3}, method="learned"), "embedding": {}}
+    drawn = record({80: 0.3}, method="randomised-rope")
+    assert list(echoes.falls("small", SETTINGS, [learned, drawn])) == []
+
+
+@pytest.fixture
+def kept(tmp_path):
+    def make(name, settings, *records):
+        open_run(tmp_path / name, "small", settings)
+        (tmp_path / name / "records.json").write_text(json.dumps(records))
+        return tmp_path / name
+
+    return make
+
+
+def test_the_page(kept, tmp_path):
+    echoes.main([kept("small", SETTINGS, record({80: 0.3}))], tmp_path)
     page = (tmp_path / "echoes.md").read_text()
-    assert "| small | RoPE | 1 | 76, 101, 134, 177 | 80 | 100 |" in page
+    assert "| small, CoT, RoPE | 1 | 76, 101, 134, 177 | 80 | 30 | 100 | 12 |" in page
     assert json.loads((tmp_path / "echoes.json").read_text())[0]["steps"] == [80]
     assert (tmp_path / "echoes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_that_cannot_be_beside_one_another(kept, tmp_path):
+    one = kept("one", SETTINGS, record({80: 0.3}))
+    other = kept("other", SETTINGS.override({"test_length": 192}), record({80: 0.3}))
+    with pytest.raises(SystemExit, match="other: j, k, lengths and eos_prefix must be those of"):
+        echoes.main([one, other], tmp_path)
+    with pytest.raises(SystemExit, match="nothing must be a kept run"):
+        echoes.main([tmp_path / "nothing"], tmp_path)
+    assert not (tmp_path / "echoes.md").exists()

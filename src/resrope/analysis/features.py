@@ -34,8 +34,8 @@ class Feature:
 class FeatureTable:
     """All features of one spec at a training and a test length, and their totals.
 
-    recurrence_before, recurrence_after: the nearest return of the pre-critical features at a distance that
-    training does not reach and the test does, without and with Resonance; None where none is pre-critical.
+    recurrence_before, recurrence_after: the highest peak of ``recurrences`` at a distance that training does
+    not reach and the test does, without and with Resonance; None where there is none.
     """
 
     method: str
@@ -48,7 +48,7 @@ class FeatureTable:
     recurrence_after: Recurrence | None
 
     def totals(self) -> dict[str, Any]:
-        """How many features are pre-critical, gaps and the nearest recurrence before and after."""
+        """How many features are pre-critical, gaps and the highest recurrence before and after."""
         pre = [f for f in self.features if f.pre_critical]
         return {
             "features": len(self.features),

@@ -49,13 +49,12 @@ def recurrence(table: Frequencies, train_length: int, length: int) -> Curve:
 def recurrences(table: Frequencies, train_length: int, length: int, least: float = 0.0) -> list[Recurrence]:
     """The peaks of ``recurrence`` at distances that training does not reach, the highest first.
 
-    Those from train_length to length − 1 with a cosine of ``least`` or more, of neighbours the higher. None
-    where no feature is pre-critical.
+    Those from train_length to length − 1 with a cosine of ``least`` or more, higher than their neighbours.
+    None where no feature is pre-critical, or where the curve has no such peak.
     """
     if not any(is_pre_critical(table, train_length)):
         return []
     curve = recurrence(table, train_length, length + 1)
-    curve[length] = -np.inf
     middle = curve[1:-1]
     peak = (middle >= curve[:-2]) & (middle > curve[2:]) & (middle >= least)
     distances = 1 + np.flatnonzero(peak)

@@ -227,19 +227,15 @@ def _summary(table: FeatureTable) -> str:
             f"(pre-critical: {t['pre_critical_max_gap_before']:.4f}, {t['pre_critical_max_gap_after']:.4f})",
             f"mean gap:     {t['mean_gap_before']:.4f} before, {t['mean_gap_after']:.4f} after",
             f"the resonant pre-critical features repeat together after {_big(t['common_period'])} tokens",
-            *_recurrence(t["recurrence_before"], t["recurrence_after"]),
+            f"highest recurrence beyond {length}: {_recurrence(t['recurrence_before'])} before, "
+            f"{_recurrence(t['recurrence_after'])} after",
             f"attention factor: {t['attention_factor']:.6g}",
         )
     )
 
 
-def _recurrence(before: dict[str, Any] | None, after: dict[str, Any] | None) -> tuple[str, ...]:
-    if before is None or after is None:
-        return ()
-    return (
-        f"nearest recurrence beyond training: {before['distance']} tokens before (mean cosine "
-        f"{before['cosine']:.2f}), {after['distance']} after ({after['cosine']:.2f})",
-    )
+def _recurrence(peak: dict[str, Any] | None) -> str:
+    return "none" if peak is None else f"{peak['distance']} tokens (mean cosine {peak['cosine']:.2f})"
 
 
 def _big(number: int) -> str:

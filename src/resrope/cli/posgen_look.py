@@ -41,7 +41,10 @@ def attention(
 def window(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     tokens: Annotated[
-        int | None, typer.Option(help="What a head sees.  [default: the training length]", show_default=False)
+        int | None,
+        typer.Option(
+            help="What a head sees.  [default: as many as training read at once]", show_default=False
+        ),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -55,11 +58,11 @@ def window(
     from resrope.posgen.record import read_records, read_run
     from resrope.posgen.window import FILE, grid, retest_run
 
-    _, settings = read_run(run)
+    (_, settings), records = read_run(run), read_records(run)
     with bar("cells") as progress:
-        work = progress.add_task("testing again", total=len(read_records(run)))
+        work = progress.add_task("testing again", total=len(records))
         found = retest_run(run, tokens, lambda cell: progress.advance(work))
     if json_output:
         typer.echo((run / FILE).read_text(encoding="utf-8"), nl=False)
     else:
-        print_grid(grid(settings, found))
+        print_grid(grid(settings, records, found))

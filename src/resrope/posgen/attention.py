@@ -102,6 +102,8 @@ def grid(looked: Looked) -> Grid:
     met, in distribution and beyond."""
     train, far = looked.settings.train_length, looked.far
     length, near = len(far), looked.settings.j + looked.settings.k
+    before = looked.settings.before
+    first_unmet = train + before  # the last position of training reads back to the token before the sequence
     sides = [_within(far, 0, train), _within(far, train, length)]
     inside, beyond = sides
     every = [_within(looked.distance > 0, 0, train), _within(looked.distance > 0, train, length)]
@@ -110,17 +112,18 @@ def grid(looked: Looked) -> Grid:
         where = "at all generated positions, of which rules on near tokens give every one"
     even = looked.settings.j / np.maximum(1, np.arange(len(far)))
     nearby = [looked.reached(1, near, side) for side in every]
-    unmet = looked.reached(train, length, every[1])
+    columns = [*nearby, looked.reached(first_unmet, length, every[1])]
+    columns += [1 - looked.maps[:, :, every[1]].sum(-1).mean(-1)] if before else []
     rows = [
         [
             f"layer {layer}, head {head}",
             *(_percent(weight[side]) for side in sides),
-            *(_percent(side[layer, head]) for side in (*nearby, unmet)),
+            *(_percent(column[layer, head]) for column in columns),
         ]
         for layer, heads in enumerate(looked.weight)
         for head, weight in enumerate(heads)
     ]
-    rows.append(["right answers", *(_percent(looked.correct[side]) for side in sides), "", "", ""])
+    rows.append(["right answers", *(_percent(looked.correct[side]) for side in sides), *[""] * len(columns)])
     return Grid(
         f"{title(looked.cell.task)}, {title(looked.cell.method)}: where its heads look",
         [
@@ -129,7 +132,8 @@ def grid(looked: Looked) -> Grid:
             "front, beyond",
             f"last {near}, below {train}",
             f"last {near}, beyond",
-            f"{train} and more back, beyond",
+            f"{first_unmet} and more back, beyond",
+            *(["before the sequence, beyond"] if before else []),
         ],
         rows,
         f"Mean attention on the front tokens {where}, and how many answers are right there. A model that "

@@ -119,12 +119,13 @@ def prepared(cell: Cell, settings: Settings) -> Work:
 def trained(run: Path, cell: Cell) -> tuple[Work, dict[str, Any]]:
     """A finished cell of a run with its weights after the last step, and its record.
 
-    Raises ValueError where the cell is not finished.
+    Raises ValueError where the cell is not finished, or where a user's class has changed since.
     """
     _, settings = read_run(run)
     record = read_record(run, cell)
     if record is None:
         raise ValueError(f"{run} holds no finished cell {cell.name}")
+    check_unchanged(run, [cell], settings)
     work = prepared(cell, settings)
     work.trainer.load(read_tensors(cell_folder(run, cell) / "last.safetensors")[0])
     return work, record

@@ -42,7 +42,7 @@ def write_report(out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     found, retested = claims(settings, records), read_retested(out)
     summary["claims"] = [asdict(claim) for claim in found]
     grids = all_grids(summary)
-    grids += [window_grid(settings, retested)] if retested else []
+    grids += [window_grid(settings, records, retested)] if retested else []
     grids += [claims_grid(found)] if found else []
     page = _page(summary, grids, pictures)
     files: dict[str, bytes | str] = {

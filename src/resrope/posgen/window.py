@@ -1,14 +1,14 @@
 """A run's cells tested once more with heads that see the last tokens alone: how much of what they get wrong
-beyond the training length comes from looking at distances that training never met.
+beyond the training length comes of looking further back than training ever did.
 
-Cutting attention at the training length is the Λ-shaped mask of LM-Infinite (arXiv 2308.16137) without its
-first tokens; here nothing is made of it but a measurement.
+Cutting attention there is the Λ-shaped mask of LM-Infinite (arXiv 2308.16137) without its first tokens; here
+nothing is made of it but a measurement.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,11 @@ from resrope.posgen.record import Cell, read_records, read_run
 from resrope.posgen.report import rules_alone
 from resrope.posgen.settings import Settings
 from resrope.posgen.tables import title
+from resrope.provenance import provenance
+from resrope.rundir import read_json
 from resrope.spec.check import integer
+
+Record = Mapping[str, Any]
 
 FILE = "window.json"
 _REGIONS = {"in_distribution": "in distribution", "ood": "OOD", "ood_near": "OOD, near"}
@@ -33,14 +37,12 @@ _REGIONS = {"in_distribution": "in distribution", "ood": "OOD", "ood_near": "OOD
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retested:
-    """One cell after its last step: what it got right at every position, as it is (``before``) and with heads
-    that see the last ``tokens`` tokens (``after``), of ``rows`` test sequences."""
+    """One cell after its last step, with heads that see the last ``tokens`` tokens: how many sequences it got
+    right at every position."""
 
     cell: Cell
     tokens: int
-    rows: int
-    before: list[int]
-    after: list[int]
+    correct: list[int]
 
 
 def limited(where: Where, tokens: int, n_heads: int) -> Where:
@@ -54,80 +56,90 @@ def limited(where: Where, tokens: int, n_heads: int) -> Where:
 
 def retest(run: Path, cell: Cell, tokens: int) -> Retested:
     """Test a finished cell with attention cut. Raises ValueError where it is not finished."""
-    work, record = trained(run, cell)
+    work, _ = trained(run, cell)
     settings, model = work.settings, work.trainer.model
 
     def where(length: int) -> Where:
         return limited(work.where(length), tokens, settings.n_heads)
 
     seen = evaluate(model, where, work.test, work.task.prefix_length, settings.before)
-    last = record["last"]
-    return Retested(
-        cell=cell,
-        tokens=tokens,
-        rows=seen.rows,
-        before=last["correct_by_position"],
-        after=seen.correct.tolist(),
-    )
+    return Retested(cell=cell, tokens=tokens, correct=seen.correct.tolist())
 
 
 def retest_run(
     run: Path, tokens: int | None = None, done: Callable[[Retested], None] = lambda cell: None
 ) -> list[Retested]:
-    """Every finished cell of a run, into its window.json; tokens: the training length unless given.
+    """Every finished cell of a run, into its window.json.
 
-    Raises ValueError when ``run`` is not a run, has no finished cell, or for tokens below 1.
+    tokens: as many as training read at once unless given, so that no distance is new. Raises ValueError when
+    ``run`` is not a run, has no finished cell, or for tokens below 1.
     """
     _, settings = read_run(run)
-    tokens = settings.before + settings.train_length if tokens is None else tokens
+    tokens = settings.before + settings.train_length - 1 if tokens is None else tokens
     integer("tokens", tokens, 1, "what a head sees")
-    made = []
+    found = []
     for record in read_records(run):
-        made.append(retest(run, Cell(**record["cell"]), tokens))
-        done(made[-1])
-    if not made:
+        found.append(retest(run, Cell(**record["cell"]), tokens))
+        done(found[-1])
+    if not found:
         raise ValueError(f"{run} has no finished cell yet; run `resrope posgen run` on it first")
-    atomic_write(run / FILE, json.dumps([asdict(cell) for cell in made]) + "\n")
-    return made
+    told = {"made": provenance(), "tokens": tokens, "cells": [asdict(one) for one in found]}
+    atomic_write(run / FILE, json.dumps(told) + "\n")
+    return found
 
 
 def read_retested(run: Path) -> list[Retested]:
-    """What ``retest_run`` found of a run; nothing where it was not asked."""
+    """What ``retest_run`` found of a run; nothing where it was not asked.
+
+    Raises ValueError where the file is not of the cells that the run has now.
+    """
     if not (run / FILE).is_file():
         return []
-    told = json.loads((run / FILE).read_text(encoding="utf-8"))
-    return [Retested(**{**one, "cell": Cell(**one["cell"])}) for one in told]
+    try:
+        cells = read_json(run / FILE)["cells"]
+        found = [Retested(**{**one, "cell": Cell(**one["cell"])}) for one in cells]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run / FILE} is not what resrope wrote; `resrope posgen window` again") from error
+    sizes = {(one.cell, len(one.correct)) for one in found}
+    there = {(Cell(**r["cell"]), len(r["last"]["correct_by_position"])) for r in read_records(run)}
+    if sizes != there:
+        raise ValueError(f"{run / FILE} is not of the run's cells; `resrope posgen window` again")
+    return found
 
 
-def grid(settings: Settings, found: Sequence[Retested]) -> Grid:
+def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested]) -> Grid:
     """Accuracy as it is and with attention cut, mean over seeds, beside what rules score."""
     tokens = found[0].tokens
     header = ["accuracy, %"]
     for words in _REGIONS.values():
         header += [words, f"cut at {tokens}"]
+    whole = {Cell(**record["cell"]): record["last"] for record in records}
     rows = []
-    for task in dict.fromkeys(a.cell.task for a in found):
-        for method in dict.fromkeys(a.cell.method for a in found if a.cell.task == task):
-            own = [a for a in found if (a.cell.task, a.cell.method) == (task, method)]
-            cells = [_mean(settings, own, region, cut) for region in _REGIONS for cut in (False, True)]
+    for task in dict.fromkeys(one.cell.task for one in found):
+        for method in dict.fromkeys(one.cell.method for one in found if one.cell.task == task):
+            own = [one for one in found if (one.cell.task, one.cell.method) == (task, method)]
+            before = [whole[one.cell] for one in own]
+            after = [{**whole[one.cell], "correct_by_position": one.correct} for one in own]
+            cells = [_mean(settings, task, part, r) for r in _REGIONS for part in (before, after)]
             rows.append([f"{title(task)}, {title(method)}", *cells])
         for window, scores in rules_alone(settings, task).items():
-            told = [_percent(scores[region]) for region in _REGIONS for _ in range(2)]
-            rows.append([f"{title(task)}, rules on {window} tokens", *told])
+            seen = int(window) <= tokens
+            told = [[_percent(scores[r]), _percent(scores[r]) if seen else "–"] for r in _REGIONS]
+            rows.append(
+                [f"{title(task)}, rules on {window} tokens", *(cell for pair in told for cell in pair)]
+            )
     return Grid(
         f"Tested again with heads that see the last {tokens} tokens",
         header,
         rows,
         "After the last step, mean over seeds; nothing is trained anew. Near: positions that a rule on the "
-        "last j+k+1 tokens gives. What the cut brings back was lost to distances beyond it.",
+        "last j+k+1 tokens gives. What the cut brings back was lost to what lies further back: to distances "
+        "that training never met, or to more tokens than it chose among.",
     )
 
 
-def _mean(settings: Settings, own: Sequence[Retested], region: str, cut: bool) -> str:
-    parts: list[dict[str, Any]] = [
-        {"rows": a.rows, "correct_by_position": a.after if cut else a.before} for a in own
-    ]
-    shares = [counted(settings, a.cell.task, part)[region] for a, part in zip(own, parts, strict=True)]
+def _mean(settings: Settings, task: str, parts: Sequence[Record], region: str) -> str:
+    shares = [counted(settings, task, part)[region] for part in parts]
     there = [share for share in shares if share is not None]
     return _percent(fmean(there) if there else None)
 
