@@ -109,11 +109,12 @@ def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path):
     of = {task: [c for c in cells if c.task == task] for task in ("cot", "recursive")}
     assert groups(tmp_path, cells, 4) == [
         tuple(of["cot"][:4]),
-        tuple(of["cot"][4:]),
         tuple(of["recursive"][:4]),
+        tuple(of["cot"][4:]),
         tuple(of["recursive"][4:]),
     ]
     interrupted(tmp_path, tiny, 22)  # five of other methods
+    assert groups(tmp_path, cells) == [(cell,) for cell in cells]  # a table a seed, as the matrix has them
     assert groups(tmp_path, [*cells, GROUP[1]], 6)[0] == GROUP
     run_cell(tmp_path, cells[0], tiny)  # finished
     (cell_folder(tmp_path, cells[1])).mkdir(parents=True)

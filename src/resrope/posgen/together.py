@@ -38,8 +38,8 @@ Group = tuple[Cell, ...]
 
 
 def groups(out: Path, cells: Sequence[Cell], together: int = 1) -> list[Group]:
-    """The cells that are not finished: those that are begun as they began, the others ``together`` at a
-    time, of one task."""
+    """The cells that are not finished: those that are begun as they began, then the others ``together`` at a
+    time, of one task, in the order of ``cells``."""
     files = sorted(_folder(out).glob("*.safetensors"))
     begun = [group for file in files if set(group := _cells(file)) & set(cells)]
     left = [c for c in cells if read_record(out, c) is None and not any(c in group for group in begun)]
@@ -48,7 +48,7 @@ def groups(out: Path, cells: Sequence[Cell], together: int = 1) -> list[Group]:
     for task in dict.fromkeys(cell.task for cell in left):
         same = [cell for cell in left if cell.task == task and (cell,) not in begun]
         new += [tuple(same[i : i + together]) for i in range(0, len(same), together)]
-    return begun + new
+    return begun + sorted(new, key=lambda group: cells.index(group[0]))
 
 
 def run_group(
