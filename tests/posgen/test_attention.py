@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_table_and_picture(run):
     beyond = looked.weight[1, 1, 12:].mean()
     assert table.rows[3][2] == f"{100 * beyond:.1f}"
     maps = looked.maps[1, 1]
-    nearby = np.mean([maps[p, p - 4 : p].sum() for p in range(12, 24)])
+    nearby = np.mean([maps[p, p - 5 : p].sum() for p in range(12, 24)])
     assert table.rows[3][4] == f"{100 * nearby:.1f}"
     unmet = np.mean([maps[p, : p - 12].sum() for p in range(12, 24)])  # position 11 reads 12 back: the first
     assert table.rows[3][5] == f"{100 * unmet:.1f}"
@@ -90,8 +91,8 @@ def test_table_and_picture(run):
     assert table.header[1:] == [
         "front, below 12",
         "front, beyond",
-        "last 4, below 12",
-        "last 4, beyond",
+        "last 5, below 12",
+        "last 5, beyond",
         "13 and more back, beyond",
         "before the sequence, beyond",
     ]
@@ -99,6 +100,15 @@ def test_table_and_picture(run):
     assert sum(axis.get_visible() for axis in drawn(looked).axes) == 7
     with pytest.raises(ValueError, match="holds no finished cell cot-rope-seed7"):
         look(run[0], Cell(task="cot", method="rope", seed=7))
+
+
+def test_accuracy_is_drawn_over_what_varies(run):
+    looked = look(run[0], CELL)
+    assert drawn(looked).axes[1].get_xlabel() == "distance to the front token"
+    steady = replace(looked, cell=replace(CELL, task="recursive"))
+    axis = drawn(steady).axes[1]
+    assert axis.get_xlabel() == "position"
+    assert axis.lines[0].get_xdata().tolist() == list(range(4, 24))
 
 
 def test_weight_by_distance_by_hand(run):

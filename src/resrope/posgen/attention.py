@@ -13,7 +13,7 @@ import numpy.typing as npt
 from resrope.page import Grid
 from resrope.pictures import figure
 from resrope.posgen.cell import trained
-from resrope.posgen.locality import kinds
+from resrope.posgen.locality import kinds, windows
 from resrope.posgen.record import Cell
 from resrope.posgen.settings import Settings
 from resrope.posgen.tables import title
@@ -101,7 +101,7 @@ def grid(looked: Looked) -> Grid:
     """Every head: its weight on the front tokens, on near ones and on those at distances that training never
     met, in distribution and beyond."""
     train, far = looked.settings.train_length, looked.far
-    length, near = len(far), looked.settings.j + looked.settings.k
+    length, near = len(far), windows(looked.settings.task(looked.cell.task))[0]
     before = looked.settings.before
     first_unmet = train + before  # the last position of training reads back to the token before the sequence
     sides = [_within(far, 0, train), _within(far, train, length)]
@@ -156,7 +156,7 @@ def drawn(looked: Looked) -> Any:
     """The curves over position and over distance, then a map of every head."""
     layers, heads = looked.weight.shape[:2]
     columns = max(2, heads)
-    made, axes = figure(2 + layers, columns, width=4.2)
+    made, axes = figure(2 + layers, columns, width=3.4, height=2.6)
     wide = _joined(made, axes[1])
     _curves(looked, axes[0][0], wide)
     _accuracy(looked, axes[0][1])
@@ -191,7 +191,7 @@ def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
     for axis in (by_position, by_distance):
         axis.axvline(looked.settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
     by_position.set_xlabel("position")
-    by_position.set_ylabel("attention on the front token (%)")
+    by_position.set_ylabel("on the front token (%)")
     by_position.set_ylim(-2, 102)
     by_position.legend(fontsize=7, frameon=False)
     by_distance.set_xlabel("tokens back from the one predicted, at positions that training never met")
@@ -201,9 +201,11 @@ def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
 
 
 def _accuracy(looked: Looked, axis: Any) -> None:
+    """By the distance to the front token; by position where that is always the same."""
     far = np.flatnonzero(looked.far)
-    axis.plot(looked.distance[far], 100 * looked.correct[far], ".", markersize=3)
+    varied = np.ptp(looked.distance[far]) > 0
+    axis.plot(looked.distance[far] if varied else far, 100 * looked.correct[far], ".", markersize=3)
     axis.axhline(100 / looked.settings.modulus, color="0.7", linewidth=0.8)
-    axis.set_xlabel("distance to the front token")
+    axis.set_xlabel("distance to the front token" if varied else "position")
     axis.set_ylabel("accuracy (%)")
     axis.set_ylim(-2, 102)
