@@ -15,8 +15,8 @@ from pathlib import Path
 from resrope.files import atomic_write
 from resrope.page import Page
 from resrope.pictures import png
-from resrope.posgen.attention import drawn, grid, look
 from resrope.posgen.record import Cell
+from resrope.posgen.report.attention import drawn, grid, look
 
 HERE = Path(__file__).parent
 

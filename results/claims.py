@@ -12,10 +12,10 @@ from pathlib import Path
 
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
-from resrope.posgen.claims import FAILS, HOLDS, UNDECIDED, Claim, claims
 from resrope.posgen.record import read_run
-from resrope.posgen.tables import title
+from resrope.posgen.report.claims import FAILS, HOLDS, UNDECIDED, Claim, claims
 from resrope.posgen.tasks import TASKS
+from resrope.posgen.titles import title
 
 HERE = Path(__file__).parent
 

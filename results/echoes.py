@@ -26,7 +26,7 @@ from resrope.pictures import figure, png, style, title
 from resrope.posgen.locality import kinds
 from resrope.posgen.record import read_run
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import title as task_title
+from resrope.posgen.titles import title as task_title
 from resrope.spec import Frequencies
 from resrope.spec.methods import RESONANCE
 

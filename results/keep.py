@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from resrope.posgen.page import write_report
 from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell, cell_folder, read_records, read_run, write_record
-from resrope.posgen.result import result_from, write_result
+from resrope.posgen.report.page import write_report
+from resrope.posgen.report.result import result_from, write_result
+from resrope.posgen.report.window import FILE as WINDOW
 from resrope.posgen.settings import Settings
 from resrope.posgen.settled import FILE as SETTLED
-from resrope.posgen.window import FILE as WINDOW
 from resrope.provenance import provenance
 
 

@@ -185,10 +185,10 @@ def test_no_settings_of_a_run_reach_a_traceback(changes):
 def test_audit_of_what_is_finished(capsys, tmp_path):
     """Every cell is there already, so that nothing is trained."""
     from resrope.cli.values import assignments
-    from resrope.posgen.audit import alone, open_all
     from resrope.posgen.cell import run_cell
     from resrope.posgen.presets import preset
     from resrope.posgen.record import Cell
+    from resrope.posgen.report.audit import alone, open_all
 
     rungs = alone(preset("quick").override(assignments(TINY)))
     for folder, rung in zip(open_all(tmp_path, "quick", rungs), rungs, strict=True):

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from resrope.posgen import cell as cells
-from resrope.posgen.audit import alone, ladder, open_all, verdict, write_audit
 from resrope.posgen.cell import run_cell
 from resrope.posgen.evaluate import evaluate
 from resrope.posgen.presets import PRESETS, SEEDS, SWITCHES, preset, released
 from resrope.posgen.record import Cell, read_record
+from resrope.posgen.report.audit import alone, ladder, open_all, verdict, write_audit
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 
@@ -171,8 +171,8 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
 
 
 def test_a_report_says_what_was_thrown(tiny, tmp_path):
-    from resrope.posgen.page import write_report
     from resrope.posgen.record import open_run
+    from resrope.posgen.report.page import write_report
 
     settings = released(tiny.override({"epochs": 1, "looks": 1}))
     open_run(tmp_path, "quick-released", settings)

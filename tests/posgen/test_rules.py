@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from resrope.posgen.rules import rules
-from resrope.posgen.tables import title
 from resrope.posgen.tasks import Task
+from resrope.posgen.titles import title
 
 DOCS = Path(__file__).parents[2] / "docs" / "posgen.md"
 

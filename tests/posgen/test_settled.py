@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from resrope.posgen.page import write_report
 from resrope.posgen.record import Cell, cell_folder, open_run
+from resrope.posgen.report.page import write_report
 from resrope.posgen.runner import matrix
 from resrope.posgen.settled import level, read_settled, rounds
 from resrope.stats import summarise

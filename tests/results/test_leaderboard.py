@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from resrope.posgen.board import board
-from resrope.posgen.result import results_in
+from resrope.posgen.report.board import board
+from resrope.posgen.report.result import results_in
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from playwright.sync_api import sync_playwright
 from tests.results.test_leaderboard import RESULTS
 
-from resrope.posgen.board import board
-from resrope.posgen.result import results_in
+from resrope.posgen.report.board import board
+from resrope.posgen.report.result import results_in
 
 # Nothing but the page: no sandbox for root in a container, no calls home.
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()

@@ -24,8 +24,8 @@ def attention(
     """
     from resrope.cli.output import print_grid, print_json
     from resrope.pictures import save
-    from resrope.posgen.attention import drawn, grid, look
     from resrope.posgen.record import Cell
+    from resrope.posgen.report.attention import drawn, grid, look
 
     looked = look(run, Cell(task=task, method=method, seed=seed))
     if plot is not None:
@@ -56,7 +56,7 @@ def window(
     """
     from resrope.cli.output import bar, print_grid
     from resrope.posgen.record import read_records, read_run
-    from resrope.posgen.window import FILE, grid, retest_run
+    from resrope.posgen.report.window import FILE, grid, retest_run
 
     (_, settings), records = read_run(run), read_records(run)
     with bar("cells") as progress:

@@ -21,7 +21,7 @@ def submit(
 
     Example: `resrope posgen submit runs/mine --title "My embedding" --by "A. Author"`
     """
-    from resrope.posgen.result import result_of, write_result
+    from resrope.posgen.report.result import result_of, write_result
 
     file = run / "result.json" if out is None else out
     result = result_of(run, title=title, by=by, link=link)
@@ -38,7 +38,7 @@ def validate(
     Example: `resrope posgen validate runs/mine/result.json`
     """
     from resrope.cli.output import print_json
-    from resrope.posgen.result import results_in
+    from resrope.posgen.report.result import results_in
 
     found = [
         {"file": str(file), "title": r["title"], "cells": len(r["cells"])} for file, r in results_in(places)
@@ -59,8 +59,8 @@ def board(
     Example: `resrope posgen board results --out leaderboard.html`
     """
     from resrope.files import atomic_write
-    from resrope.posgen.board import board as page_of
-    from resrope.posgen.result import results_in
+    from resrope.posgen.report.board import board as page_of
+    from resrope.posgen.report.result import results_in
 
     if out.suffix not in (".html", ".md"):
         raise ValueError(f"--out must end in .html or .md, got {out}")

@@ -108,8 +108,8 @@ def audit(
     Example: `resrope posgen audit --preset quick --task cot --out runs/audit`
     """
     from resrope.cli.output import console, print_grid
-    from resrope.posgen import audit as ladders
     from resrope.posgen.presets import preset as named
+    from resrope.posgen.report import audit as ladders
     from resrope.rundir import only_run
 
     _require_extras()
@@ -167,8 +167,8 @@ def _require_extras() -> None:
 
 def _report(out: Path, json_output: bool) -> None:
     from resrope.cli.output import console, print_grid, print_json
-    from resrope.posgen.page import write_report
-    from resrope.posgen.tables import all_grids
+    from resrope.posgen.report.page import write_report
+    from resrope.posgen.report.tables import all_grids
 
     summary, files = write_report(out)
     if json_output:

@@ -9,8 +9,8 @@ import numpy as np
 
 from resrope.page import Grid
 from resrope.posgen.locality import copied, kinds, local_accuracy, windows
-from resrope.posgen.tables import title
 from resrope.posgen.tasks import Task
+from resrope.posgen.titles import title
 
 # In tokens of j+k: how far the rules of the table's columns read.
 _WINDOWS = (1, 2, 4, 8, 16)

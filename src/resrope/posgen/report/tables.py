@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from resrope.page import Grid
-from resrope.pictures import title as method_title
 from resrope.posgen.locality import KINDS
-from resrope.posgen.report import REGIONS
-
-TASK_TITLES = {"recursive": "Recursive", "cot": "CoT", "semi-recursive": "Semi-recursive"}
-
-
-def title(name: str) -> str:
-    """A task's or method's name as the paper writes it; a user's ``module:Class`` as it is."""
-    return name if ":" in name else TASK_TITLES.get(name) or method_title(name)
+from resrope.posgen.report.summary import REGIONS
+from resrope.posgen.titles import title
 
 
 def all_grids(summary: dict[str, Any]) -> list[Grid]:

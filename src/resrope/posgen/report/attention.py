@@ -16,7 +16,7 @@ from resrope.posgen.cell import trained
 from resrope.posgen.locality import kinds, windows
 from resrope.posgen.record import Cell
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import title
+from resrope.posgen.titles import title
 
 Array = npt.NDArray[np.float64]
 _ROWS = 20

@@ -1,7 +1,7 @@
 import pytest
 
-from resrope.posgen.claims import FAILS, HOLDS, UNDECIDED, claims, grid
 from resrope.posgen.presets import TABLE_1_METHODS
+from resrope.posgen.report.claims import FAILS, HOLDS, UNDECIDED, claims, grid
 
 SEEDS = 5
 NOISE = (0, 1, -1, 1, 0)  # of seeds, in tokens of 1000

@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a result."""
-    text = files("resrope.posgen").joinpath("result.schema.json").read_text(encoding="utf-8")
+    text = files("resrope.posgen.report").joinpath("result.schema.json").read_text(encoding="utf-8")
     made: dict[str, Any] = json.loads(text)
     return made
 

@@ -13,9 +13,9 @@ from resrope.pictures import figure as new_figure
 from resrope.pictures import png, style
 from resrope.posgen.evaluate import regions
 from resrope.posgen.locality import KINDS
-from resrope.posgen.report import cells_of
+from resrope.posgen.report.summary import cells_of
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import title
+from resrope.posgen.titles import title
 
 Record = dict[str, Any]
 

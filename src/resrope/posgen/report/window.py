@@ -22,9 +22,9 @@ from resrope.posgen.cell import trained
 from resrope.posgen.evaluate import counted, evaluate
 from resrope.posgen.positions import Where
 from resrope.posgen.record import Cell, read_records, read_run
-from resrope.posgen.report import rules_alone
+from resrope.posgen.report.summary import rules_alone
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import title
+from resrope.posgen.titles import title
 from resrope.provenance import provenance
 from resrope.rundir import read_json
 from resrope.spec.check import integer

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from resrope.posgen.board import board, entries
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, open_run
-from resrope.posgen.result import check, read_result, result_of, results_in, schema, write_result
+from resrope.posgen.report.board import board, entries
+from resrope.posgen.report.result import check, read_result, result_of, results_in, schema, write_result
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import re
 import pytest
 
 from resrope.posgen.cell import run_cell
-from resrope.posgen.figures import drawn_kinds
-from resrope.posgen.page import write_report
 from resrope.posgen.record import Cell, cell_folder, open_run
-from resrope.posgen.report import PAPER_TABLE_1, embedding_used, summarise_run
+from resrope.posgen.report.figures import drawn_kinds
+from resrope.posgen.report.page import write_report
+from resrope.posgen.report.summary import PAPER_TABLE_1, embedding_used, summarise_run
+from resrope.posgen.report.tables import all_grids, share
 from resrope.posgen.runner import matrix
-from resrope.posgen.tables import all_grids, share
 
 
 @pytest.fixture

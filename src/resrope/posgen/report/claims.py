@@ -18,8 +18,8 @@ from resrope.page import Grid
 from resrope.posgen.evaluate import counted
 from resrope.posgen.presets import TABLE_1_METHODS
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import title
 from resrope.posgen.tasks import TASKS
+from resrope.posgen.titles import title
 from resrope.spec.methods import RESONANCE
 from resrope.stats import Summary, summarise, t_quantile
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from resrope.page import Grid, Link, Page
 from resrope.posgen.evaluate import counted
-from resrope.posgen.report import rules_alone
-from resrope.posgen.result import Result, check
+from resrope.posgen.report.result import Result, check
+from resrope.posgen.report.summary import rules_alone
+from resrope.posgen.report.tables import share
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import share, title
 from resrope.posgen.tasks import TASKS
+from resrope.posgen.titles import title
 from resrope.stats import summarise
 
 # Fields that do not change what is measured.

@@ -9,14 +9,14 @@ from typing import Any
 
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
-from resrope.posgen.claims import claims
-from resrope.posgen.claims import grid as claims_grid
-from resrope.posgen.figures import draw_all
-from resrope.posgen.report import summarise_run
+from resrope.posgen.report.claims import claims
+from resrope.posgen.report.claims import grid as claims_grid
+from resrope.posgen.report.figures import draw_all
+from resrope.posgen.report.summary import summarise_run
+from resrope.posgen.report.tables import all_grids, ended_early
+from resrope.posgen.report.window import grid as window_grid
+from resrope.posgen.report.window import read_retested
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import all_grids, ended_early
-from resrope.posgen.window import grid as window_grid
-from resrope.posgen.window import read_retested
 
 _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "

@@ -13,9 +13,10 @@ from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style
 from resrope.posgen.presets import SWITCHES, released
 from resrope.posgen.record import open_run
-from resrope.posgen.report import summarise_run
+from resrope.posgen.report.summary import summarise_run
+from resrope.posgen.report.tables import ended_early, percent, share
 from resrope.posgen.settings import Settings
-from resrope.posgen.tables import ended_early, percent, share, title
+from resrope.posgen.titles import title
 
 Summary = dict[str, Any]
 
