@@ -1,0 +1,125 @@
+"""Which integers should wavelengths be? `python results/wavelengths.py results/small results/wavelengths …`
+
+Reads kept runs (`keep.py`) that differ in their methods and in the listed wavelengths alone, and writes
+wavelengths.md into this folder: every choice of wavelengths without scaling beside plain RoPE, paired by
+seed, and how far its fast features come back beyond the training length (`resrope.analysis.recurrences`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from resrope.analysis import recurrences
+from resrope.files import atomic_write
+from resrope.page import Grid, Page
+from resrope.pictures import title
+from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED
+from resrope.posgen.evaluate import counted
+from resrope.posgen.record import read_run
+from resrope.posgen.settings import Settings
+from resrope.posgen.tasks import TASKS
+from resrope.posgen.titles import title as task_title
+from resrope.spec import Frequencies
+from resrope.stats import Summary, summarise
+
+HERE = Path(__file__).parent
+PLAIN = "rope"
+Record = Mapping[str, Any]
+Cells = dict[tuple[str, str, int], Record]
+"""By method, task and seed."""
+
+
+def main(runs: Sequence[Path], out: Path = HERE) -> None:
+    """Read, pair, write."""
+    settings, cells = _read(runs)
+    atomic_write(out / "wavelengths.md", page(settings, cells, runs).markdown())
+
+
+def _read(runs: Sequence[Path]) -> tuple[Settings, Cells]:
+    first: Settings | None = None
+    cells: Cells = {}
+    for run in runs:
+        settings = read_run(run)[1].override({"wavelengths": ()})
+        if settings != (first or settings):
+            sys.exit(f"{run}: settings other than wavelengths must be those of {runs[0]}")
+        first = settings
+        for record in json.loads((run / "records.json").read_text("utf-8")):
+            cell = record["cell"]
+            if _is_a_choice(cell["method"]):
+                cells.setdefault((cell["method"], cell["task"], cell["seed"]), record)
+    if first is None or not any(method == PLAIN for method, _, _ in cells):
+        sys.exit(f"one of the runs must hold method {PLAIN}")
+    return first, cells
+
+
+def _is_a_choice(method: str) -> bool:
+    """RoPE without scaling, and with any other wavelengths."""
+    return method == PLAIN or method in {f"{prefix}-{PLAIN}" for prefix in ("resonance", LISTED, *CHOICES)}
+
+
+def page(settings: Settings, cells: Cells, runs: Sequence[Path]) -> Page:
+    """The table, a row for every choice."""
+    methods = list(dict.fromkeys(method for method, _, _ in cells))
+    tasks = [task for task in TASKS if any(cell[1] == task for cell in cells)]
+    header = ["", "fast wavelengths", "comes back at"]
+    for task in tasks:
+        header += [f"{task_title(task)}, OOD %", "over RoPE, points"]
+    rows = [
+        [title(method), *_table(settings, cells, method), *_scores(settings, cells, tasks, method)]
+        for method in methods
+    ]
+    return Page(
+        heading="Which integers should wavelengths be?",
+        facts=[
+            "After the last step, mean over seeds; over RoPE: paired by seed, with its 95 % interval.",
+            f"Fast: below the training length of {settings.train_length}. Comes back at: the distance beyond "
+            "it at which they nearly stand together again most, and their mean cosine there.",
+        ],
+        grids=[Grid("Choices of wavelengths", header, rows)],
+        captions={},
+        made_by=f"python results/wavelengths.py {' '.join(map(str, runs))}",
+    )
+
+
+def _table(settings: Settings, cells: Cells, method: str) -> list[str]:
+    record = next(record for (name, _, _), record in cells.items() if name == method)
+    table = Frequencies.from_dict(record["embedding"]["testing"])
+    fast = sorted(w for w in table.wavelengths if w < settings.train_length)
+    peak = next(iter(recurrences(table, settings.train_length, settings.test_length)), None)
+    told = "–" if peak is None else f"{peak.distance} ({peak.cosine:.2f})"
+    return [", ".join(f"{w:.4g}" for w in fast), told]
+
+
+def _scores(settings: Settings, cells: Cells, tasks: Sequence[str], method: str) -> list[str]:
+    told = []
+    for task in tasks:
+        own = {seed: _ood(settings, r) for (name, t, seed), r in cells.items() if (name, t) == (method, task)}
+        plain = {
+            seed: _ood(settings, r) for (name, t, seed), r in cells.items() if (name, t) == (PLAIN, task)
+        }
+        over = summarise([own[seed] - plain[seed] for seed in sorted(own.keys() & plain.keys())])
+        told += [f"{fmean(own.values()):.1f}" if own else "–", "" if method == PLAIN else _signed(over)]
+    return told
+
+
+def _ood(settings: Settings, record: Record) -> float:
+    return 100 * (counted(settings, record["cell"]["task"], record["last"])["ood"] or 0.0)
+
+
+def _signed(over: Summary | None) -> str:
+    if over is None:
+        return "–"
+    if over.low is None or over.high is None:
+        return f"{over.mean:+.1f}"
+    return f"{over.mean:+.1f} [{over.low:+.1f}, {over.high:+.1f}]"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(f"usage: {sys.argv[0]} results/RUN …")
+    main([Path(argument) for argument in sys.argv[1:]])
