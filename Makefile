@@ -1,4 +1,4 @@
-# `make demo`: Table 1 in small, trained here. `make test`: every check. Both need only Python >= 3.10 and pip.
+# `make demo`: Table 1 in small, trained here, and what cutting attention brings back. `make test`: every check. Both need only Python >= 3.10 and pip.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
@@ -7,6 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requi
 
 demo: .venv/demo-ready
 	$(BIN)/resrope posgen run --preset quick --out runs/quick
+	$(BIN)/resrope posgen window runs/quick
 
 # SmolLM2 at 32768 tokens, then generating in a process without resrope; a few minutes on two cores.
 demo-extend: .venv/extend-ready
