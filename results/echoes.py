@@ -63,21 +63,21 @@ class Fall:
 
 
 def main(runs: Sequence[Path], out: Path = HERE) -> None:
-    """Predict, count, write."""
+    """Predict, count, write; of a method that several runs have on a task, the first run's cells."""
     read = [_read(run) for run in runs]
     first = read[0][0]
     for settings, run in zip((s for s, _ in read), runs, strict=True):
         if _shape(settings) != _shape(first):
             sys.exit(f"{run}: j, k, lengths and eos_prefix must be those of {runs[0]}")
-    found = [
-        fall
-        for run, (settings, records) in zip(runs, read, strict=True)
-        for fall in falls(run.name, settings, records)
-    ]
+    found: dict[tuple[str, str], Fall] = {}
+    for run, (settings, records) in zip(runs, read, strict=True):
+        for fall in falls(run.name, settings, records):
+            found.setdefault((fall.task, fall.method), fall)
+    told = list(found.values())
     tables = {m: t for _, records in read for m, t in _tables(records).items()}
-    atomic_write(out / "echoes.png", png(_drawn(found, tables, first)))
-    atomic_write(out / "echoes.json", json.dumps([asdict(f) for f in found], indent=1) + "\n")
-    atomic_write(out / "echoes.md", _page(found, first, runs).markdown())
+    atomic_write(out / "echoes.png", png(_drawn(told, tables, first)))
+    atomic_write(out / "echoes.json", json.dumps([asdict(f) for f in told], indent=1) + "\n")
+    atomic_write(out / "echoes.md", _page(told, first, runs).markdown())
 
 
 def _read(run: Path) -> tuple[Settings, list[Record]]:

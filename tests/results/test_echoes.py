@@ -105,6 +105,12 @@ def test_the_page(kept, tmp_path):
     assert (tmp_path / "echoes.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_method_that_two_runs_have_is_told_once(kept, tmp_path):
+    one, other = (kept(name, SETTINGS, record({at: 0.3})) for name, at in (("one", 80), ("other", 90)))
+    echoes.main([one, other], tmp_path)
+    assert [f["steps"] for f in json.loads((tmp_path / "echoes.json").read_text())] == [[80]]
+
+
 def test_runs_that_cannot_be_beside_one_another(kept, tmp_path):
     one = kept("one", SETTINGS, record({80: 0.3}))
     other = kept("other", SETTINGS.override({"test_length": 192}), record({80: 0.3}))
