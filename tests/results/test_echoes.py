@@ -9,7 +9,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "results"))
 import echoes
 
 from resrope.posgen.presets import preset
-from resrope.posgen.record import open_run
 from resrope.spec import frequencies
 
 SETTINGS = preset("small")
@@ -85,16 +84,6 @@ def test_what_has_no_table_is_left_out():
     learned = {**record({80: 0.3}, method="learned"), "embedding": {}}
     drawn = record({80: 0.3}, method="randomised-rope")
     assert list(echoes.falls("small", SETTINGS, [learned, drawn])) == []
-
-
-@pytest.fixture
-def kept(tmp_path):
-    def make(name, settings, *records):
-        open_run(tmp_path / name, "small", settings)
-        (tmp_path / name / "records.json").write_text(json.dumps(records))
-        return tmp_path / name
-
-    return make
 
 
 def test_the_page(kept, tmp_path):

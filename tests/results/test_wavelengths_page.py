@@ -1,4 +1,3 @@
-import json
 import sys
 from pathlib import Path
 
@@ -8,7 +7,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "results"))
 import wavelengths
 
 from resrope.posgen.presets import preset
-from resrope.posgen.record import open_run
 from resrope.spec import frequencies
 
 SETTINGS = preset("small")
@@ -23,16 +21,6 @@ def record(method, seed, right):
         "embedding": {"testing": TABLE},
         "last": {"rows": 10, "correct_by_position": [0] * 64 + [right] * 192},
     }
-
-
-@pytest.fixture
-def kept(tmp_path):
-    def make(name, settings, *records):
-        open_run(tmp_path / name, "small", settings)
-        (tmp_path / name / "records.json").write_text(json.dumps(records))
-        return tmp_path / name
-
-    return make
 
 
 def test_choices_of_several_runs_paired_by_seed(kept, tmp_path):
