@@ -191,7 +191,7 @@ def _page(found: Sequence[Fall], settings: Settings, runs: Sequence[Path]) -> Pa
             "are.",
             "Chance: of all rotations of these positions among those beyond training, the share that catch "
             "as much. Neighbouring rotations are not independent, and accuracy can fall only while it is "
-            "high: a smooth decay without any steps would give RoPE about 0.13.",
+            "high, which favours early peaks.",
             "The other D: those of the same method with Resonance, or without.",
         ],
         grids=[Grid("Predicted and measured", header, rows)],

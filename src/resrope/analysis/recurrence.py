@@ -1,9 +1,9 @@
 """At which distances the features that turn within training nearly stand together again.
 
-Attention sees a distance through the phases alone. A head that has learnt to look r tokens back also looks
-r + d back where all phases come close to those of r: an echo. Below the training length training takes it
-away, beyond nothing does. The common period of integer wavelengths (``period_lcm``) is where it is exact;
-much shorter ones are near enough.
+Attention sees a distance through the phases alone. A head that has learnt to look r tokens back may look
+r + d back too where all phases come close to those of r: an echo. Below the training length training takes
+it away, beyond nothing does. The common period of integer wavelengths (``period_lcm``) is where the return
+is exact; it is near much earlier.
 """
 
 from __future__ import annotations

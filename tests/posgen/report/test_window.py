@@ -99,9 +99,20 @@ def test_a_file_that_is_not_of_the_run(run, tmp_path):
         (folder / FILE).write_text(broken)
         with pytest.raises(ValueError, match=r"window\.json"):
             read_retested(folder)
-    (folder / FILE).write_text(json.dumps({**told, "cells": told["cells"][1:]}))
+    shutil.rmtree(folder / "cells" / CELLS[2].name)
+    (folder / FILE).write_text(json.dumps(told))
     with pytest.raises(ValueError, match="is not of the run's cells; `resrope posgen window` again"):
         write_report(folder)
+
+
+def test_a_run_that_has_grown_since(run, tmp_path):
+    """A report is written all the same, and says of how many cells the table is."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "cells" / CELLS[2].name)
+    retest_run(folder)
+    shutil.copytree(run / "cells" / CELLS[2].name, folder / "cells" / CELLS[2].name)
+    assert "3 of the run's 4 cells after the last step" in write_report(folder)[1]["report.md"].read_text()
 
 
 def test_what_is_not_there(run, tmp_path, tiny):

@@ -89,9 +89,9 @@ def retest_run(
 
 
 def read_retested(run: Path) -> list[Retested]:
-    """What ``retest_run`` found of a run; nothing where it was not asked.
+    """What ``retest_run`` found of a run, which may have more cells by now; nothing where it was not asked.
 
-    Raises ValueError where the file is not of the cells that the run has now.
+    Raises ValueError where the file is of cells that the run has not.
     """
     if not (run / FILE).is_file():
         return []
@@ -102,7 +102,7 @@ def read_retested(run: Path) -> list[Retested]:
         raise ValueError(f"{run / FILE} is not what resrope wrote; `resrope posgen window` again") from error
     sizes = {(one.cell, len(one.correct)) for one in found}
     there = {(Cell(**r["cell"]), len(r["last"]["correct_by_position"])) for r in read_records(run)}
-    if sizes != there:
+    if not found or not sizes <= there:
         raise ValueError(f"{run / FILE} is not of the run's cells; `resrope posgen window` again")
     return found
 
@@ -132,8 +132,9 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
         f"Tested again with heads that see the last {tokens} tokens",
         header,
         rows,
-        "After the last step, mean over seeds; nothing is trained anew. Near: positions that a rule on the "
-        "last j+k+1 tokens gives. What the cut brings back was lost to what lies further back: to distances "
+        f"{len(found)} of the run's {len(records)} cells after the last step, as they are and cut, mean over "
+        "seeds; nothing is trained anew. Near: positions that a rule on the last j+k+1 tokens gives. What "
+        "the cut brings back was lost to what lies further back: to distances "
         "that training never met, or to more tokens than it chose among.",
     )
 
