@@ -146,7 +146,7 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     tiny = tiny.override({"epochs": 1, "looks": 1, "dropout": 0.0})
     rungs = ladder(tiny)
     folders = open_all(tmp_path, "quick", rungs)
-    assert [f.name for f in folders][:2] == ["0-released", "1-split"]
+    assert [f.name for f in folders][:2] == ["0-released", "1-layers"]
     with pytest.raises(ValueError, match="no finished cell yet"):
         write_audit(tmp_path, rungs)
     methods = ("yarn", "resonance-yarn")
@@ -154,16 +154,16 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
         for method in methods:
             run_cell(folder, Cell(task="cot", method=method, seed=0), rung.settings)
     grids, files = write_audit(tmp_path, rungs)
-    assert [row[0] for row in grids[0].rows] == ["released", "split", "feed-forward"]
+    assert [row[0] for row in grids[0].rows] == ["released", "layers", "split"]
     assert grids[1].rows[0][1].endswith(": undecided")  # one seed
     found = json.loads(files["audit.json"].read_text())
     first, second = (
-        found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("released", "split")
+        found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("released", "layers")
     )
     assert grids[0].rows[1][1] == f"{100 * second:.1f} ({100 * (second - first):+.1f})"
     assert files["audit.png"].read_bytes().startswith(b"\x89PNG")
     apart, _ = write_audit(tmp_path, rungs, apart=True)
-    third = found["feed-forward"]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"]
+    third = found["split"]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"]
     assert apart[0].rows[2][1].endswith(f"({100 * (third - first):+.1f})")
     open_all(tmp_path, "quick", rungs)
     with pytest.raises(ValueError, match="other settings: learning_rate"):
