@@ -2,7 +2,9 @@
 
 Draws the report anew, copies it and every cell's record (in one file), and writes provenance.json. Commit,
 date, machine and seconds are those the cells recorded when they ran; a run of mixed commits, or of a checkout
-with changes, is refused. `python results/keep.py results/quick results/quick` draws what is kept anew.
+with changes, is refused. `python results/keep.py results/quick results/quick` draws what is kept anew;
+`python results/keep.py --unpack results/quick runs/quick` makes it a run again (without weights), for
+`resrope posgen run` to add cells to; at the commit in provenance.json, else it cannot be kept again.
 """
 
 from __future__ import annotations
@@ -57,15 +59,23 @@ def _short(words: str) -> str:
 
 @contextmanager
 def _unpacked(kept: Path) -> Iterator[Path]:
-    """A run's folder as it was, from the one file of records."""
+    """A run's folder as it was, for as long as it is looked at."""
     with TemporaryDirectory() as folder:
-        for file in (kept / "run.json", *kept.glob(SETTLED), *kept.glob(WINDOW)):
-            shutil.copy(file, folder)
-        for record in json.loads((kept / "records.json").read_text("utf-8")):
-            cell = Cell(**record["cell"])
-            cell_folder(Path(folder), cell).mkdir(parents=True)
-            write_record(Path(folder), cell, record)
-        yield Path(folder)
+        unpack(kept, Path(folder) / "run")
+        yield Path(folder) / "run"
+
+
+def unpack(kept: Path, run: Path) -> None:
+    """A run as it was, without weights, from the one file of records. Raises ValueError where ``run`` is."""
+    if run.exists():
+        raise ValueError(f"{run} is there already")
+    run.mkdir(parents=True)
+    for file in (kept / "run.json", *kept.glob(SETTLED), *kept.glob(WINDOW)):
+        shutil.copy(file, run)
+    for record in json.loads((kept / "records.json").read_text("utf-8")):
+        cell = Cell(**record["cell"])
+        cell_folder(run, cell).mkdir(parents=True)
+        write_record(run, cell, record)
 
 
 def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -102,6 +112,7 @@ def changed(name: str, settings: Settings) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]))
+        job, folders = (unpack, sys.argv[2:]) if sys.argv[1] == "--unpack" else (main, sys.argv[1:])
+        job(Path(folders[0]), Path(folders[1]))
     except ValueError as error:
         sys.exit(f"error: {error}")
