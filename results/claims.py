@@ -14,7 +14,7 @@ from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.posgen.presets import TABLE_1_METHODS
 from resrope.posgen.record import read_run
-from resrope.posgen.report.claims import FAILS, HOLDS, UNDECIDED, Claim, claims
+from resrope.posgen.report.claims import FAILS, HOLDS, RULES, UNDECIDED, Claim, claims
 from resrope.posgen.tasks import TASKS
 from resrope.posgen.titles import title
 
@@ -33,10 +33,7 @@ def page(folder: Path) -> Page:
     return Page(
         heading="The paper's claims about PosGen, run by run",
         facts=[
-            "A claim holds where the 95 % interval over seeds, paired by seed, lies on its side of 0, it "
-            "does not hold where it lies on the other; else it is undecided. One seed decides nothing.",
-            "In brackets the difference, positive where the claim is right: percentage points of OOD "
-            "accuracy after the last step, nats of validation loss.",
+            *RULES,
             *(f"{name}: {_described(folder / name)}." for name in runs),
         ],
         grids=[_counted(runs), *(_grid(runs, task) for task in TASKS)],

@@ -19,7 +19,7 @@ from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import title
 from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED
-from resrope.posgen.evaluate import counted
+from resrope.posgen.paired import ood, paired
 from resrope.posgen.record import read_run
 from resrope.posgen.settings import Settings
 from resrope.posgen.tasks import TASKS
@@ -96,19 +96,16 @@ def _table(settings: Settings, cells: Cells, method: str) -> list[str]:
 
 
 def _scores(settings: Settings, cells: Cells, tasks: Sequence[str], method: str) -> list[str]:
-    told = []
+    told, share = [], ood(settings)
     for task in tasks:
-        own = {seed: _ood(settings, r) for (name, t, seed), r in cells.items() if (name, t) == (method, task)}
-        plain = {
-            seed: _ood(settings, r) for (name, t, seed), r in cells.items() if (name, t) == (PLAIN, task)
-        }
-        over = summarise([own[seed] - plain[seed] for seed in sorted(own.keys() & plain.keys())])
-        told += [f"{fmean(own.values()):.1f}" if own else "–", "" if method == PLAIN else _signed(over)]
+        own, plain = (
+            {seed: r for (name, t, seed), r in cells.items() if (name, t) == (which, task)}
+            for which in (method, PLAIN)
+        )
+        over = summarise([100 * points for points in paired(own, plain, share)])
+        mean = f"{100 * fmean(map(share, own.values())):.1f}" if own else "–"
+        told += [mean, "" if method == PLAIN else _signed(over)]
     return told
-
-
-def _ood(settings: Settings, record: Record) -> float:
-    return 100 * (counted(settings, record["cell"]["task"], record["last"])["ood"] or 0.0)
 
 
 def _signed(over: Summary | None) -> str:

@@ -85,7 +85,7 @@ def markdown_table(grid: Grid) -> str:
 
 
 def _markdown_cell(cell: str) -> str:
-    words = cell.replace("|", "\\|")
+    words = cell.replace("|", "\\|").replace("<", "\\<")  # no markup that others handed in
     return f"[{words}]({cell.url})" if isinstance(cell, Link) else words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+# Variables, by how they begin, that choose the kernels of matrix products: others round otherwise, and a
+# training that rounds otherwise ends elsewhere.
+_KERNELS = ("LD_PRELOAD", "ATEN_CPU_CAPABILITY", "MKL_", "DNNL_", "ONEDNN_", "CUBLAS_", "NVIDIA_TF32_")
+
 
 @cache
 def provenance() -> dict[str, str | None]:
     """Versions, machine, date, and the commit where resrope runs from a git checkout.
 
     commit: the hash, with "+changes" behind it if the checkout differed from it; None outside a checkout.
+    kernels: what was set in the environment that chooses them; None where nothing was.
     """
     from resrope import __version__
 
@@ -29,7 +35,14 @@ def provenance() -> dict[str, str | None]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "processor": processor(),
+        "kernels": kernels(),
     }
+
+
+def kernels() -> str | None:
+    """``LD_PRELOAD=libx.so MKL_CBWR=AVX2``: what chooses kernels, files without their folders."""
+    chosen = ((name, value) for name, value in sorted(os.environ.items()) if name.startswith(_KERNELS))
+    return " ".join(f"{name}={Path(value).name}" for name, value in chosen if value) or None
 
 
 def commit(folder: Path) -> str | None:

@@ -19,6 +19,11 @@ class Summary:
     low: float | None
     high: float | None
 
+    @property
+    def sign(self) -> int:
+        """1 where the interval lies above 0, -1 where it lies below, 0 where it does neither or is none."""
+        return 0 if self.low is None or self.high is None else (self.low > 0) - (self.high < 0)
+
 
 @cache
 def t_quantile(degrees: int, level: float = 0.95) -> float:

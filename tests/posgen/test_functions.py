@@ -110,3 +110,15 @@ def test_all_rows_at_once_are_the_plain_loop(task, h):
 def test_what_a_function_does_not_take(changes, words):
     with pytest.raises(ValueError, match=words):
         Task(name="cot", **changes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 200, 255, 256, 257, 300])
+@pytest.mark.parametrize("m", [2, 3, 17, 255, 256])
+def test_sums_of_many_tokens(m, count):
+    """Also where the sum fits one byte and the largest multiple of m below 2^8 · m does not."""
+    rng = np.random.default_rng(count)
+    tokens = rng.integers(m, size=(count, 20)).astype(np.uint8)
+    tokens[:, 0], tokens[:, 1] = 0, m - 1
+    assert np.array_equal(
+        function("sum", modulus=m, j=count - 1, k=1, seed=0)(list(tokens), m), tokens.sum(0, int) % m
+    )

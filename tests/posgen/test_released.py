@@ -16,6 +16,7 @@ from resrope.posgen.record import Cell, read_record
 from resrope.posgen.report.audit import alone, ladder, open_all, verdict, write_audit
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
+from resrope.stats import summarise
 
 COT = Cell(task="cot", method="yarn", seed=0)
 
@@ -197,13 +198,14 @@ def test_switches_in_the_folder_of_a_ladder_make_nothing(tiny, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_ladder_to_where_it_begins_is_refused():
-    with pytest.raises(ValueError, match="must end at quick, small or paper"):
-        ladder(preset("small-released"))
+@pytest.mark.parametrize("rungs", [ladder, alone])
+def test_no_switch_can_be_turned_of_the_authors_setting(rungs):
+    with pytest.raises(ValueError, match="preset must be quick, small or paper, got"):
+        rungs(preset("small-released"))
 
 
 def test_verdicts():
-    assert verdict({"low": 0.01, "high": 0.2}) == "helps"
-    assert verdict({"low": -0.2, "high": -0.01}) == "hurts"
-    assert verdict({"low": -0.2, "high": 0.1}) == "undecided"
-    assert verdict({"low": None, "high": None}) == verdict(None) == "undecided"
+    assert verdict(asdict(summarise([0.1, 0.11, 0.12]))) == "helps"
+    assert verdict(asdict(summarise([-0.1, -0.11, -0.12]))) == "hurts"
+    assert verdict(asdict(summarise([-0.1, 0.1]))) == "undecided"
+    assert verdict(asdict(summarise([0.1]))) == verdict(None) == "undecided"

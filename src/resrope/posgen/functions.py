@@ -30,14 +30,14 @@ def sum_mod(sources: Sequence[Tokens], modulus: int) -> Tokens:
     sources: arrays of one shape (at least 1-d) with values in [0, modulus). Returns that shape, in
     the smallest unsigned dtype that holds the plain sum.
     """
-    count = len(sources)
-    total = sources[0].astype(unsigned(count * (modulus - 1)))
+    largest = len(sources) * (modulus - 1)
+    total = sources[0].astype(unsigned(largest))
     for tokens in sources[1:]:
         np.add(total, tokens, out=total)
-    # The sum is below count · m. Subtracting a multiple of m that is too large wraps around to a huge
-    # unsigned number, so a minimum keeps the residue: far cheaper than a division.
+    # Subtracting a multiple of m that is too large wraps around to a huge unsigned number, so a minimum keeps
+    # the residue: far cheaper than a division.
     reduced = np.empty_like(total)
-    for power in reversed(range((count - 1).bit_length())):
+    for power in reversed(range((largest // modulus).bit_length())):
         np.minimum(total, np.subtract(total, modulus << power, out=reduced), out=total)
     return total
 

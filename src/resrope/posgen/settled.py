@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resrope.files import atomic_write
-from resrope.posgen.evaluate import counted
+from resrope.posgen.paired import Record, ood, paired
 from resrope.posgen.record import CHECKPOINTS, Cell, read_record
 from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
@@ -86,7 +86,7 @@ def _settled(out: Path, pair: Pair, seeds: Sequence[int], settings: Settings, at
     side."""
     task, method = pair
     effect = {c: _effect(out, pair, seeds, settings, c, at) for c in CHECKPOINTS} if len(seeds) > 1 else {}
-    signs = {_sign(summary) for summary in effect.values()}
+    signs = {summary.sign for summary in effect.values()}
     if signs not in ({1}, {-1}):
         return None
     return Verdict(task=task, method=method, seeds=tuple(seeds), level=at, effect=effect)
@@ -96,18 +96,12 @@ def _effect(
     out: Path, pair: Pair, seeds: Sequence[int], settings: Settings, checkpoint: str, at: float
 ) -> Summary:
     task, method = pair
-
-    def ood(name: str, seed: int) -> float:
-        record = read_record(out, Cell(task=task, method=name, seed=seed))
-        assert record is not None
-        return counted(settings, task, record[checkpoint])["ood"] or 0.0
-
-    summary = summarise([ood(RESONANCE + method, s) - ood(method, s) for s in seeds], at)
+    resonant, plain = (_records(out, task, name, seeds) for name in (RESONANCE + method, method))
+    summary = summarise(paired(resonant, plain, ood(settings, checkpoint)), at)
     assert summary is not None
     return summary
 
 
-def _sign(summary: Summary) -> int:
-    assert summary.low is not None
-    assert summary.high is not None
-    return (summary.low > 0) - (summary.high < 0)
+def _records(out: Path, task: str, method: str, seeds: Sequence[int]) -> dict[int, Record]:
+    found = {seed: read_record(out, Cell(task=task, method=method, seed=seed)) for seed in seeds}
+    return {seed: record for seed, record in found.items() if record is not None}

@@ -5,7 +5,7 @@ import pytest
 
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, open_run
-from resrope.posgen.report.board import board, entries
+from resrope.posgen.report.board import Entry, board, entries
 from resrope.posgen.report.result import check, read_result, result_of, results_in, schema, write_result
 
 
@@ -56,6 +56,10 @@ def break_last(**changes):
     ("change", "words"),
     [
         (lambda r: r.update(schema="resrope-posgen-result-0"), "schema must be resrope-posgen-result-1, got"),
+        (lambda r: r.update(title="Tiny\n"), r"title: must be one line, got 'Tiny\\n'"),
+        (lambda r: r["settings"].pop("d_model"), "settings: 'd_model' is a required property"),
+        (break_cell(method="rope\n"), "cells/1/method: must be one line, got"),
+        (break_cell(method="<img src=x>"), "cells/1/method: '<img src=x>' does not match"),
         (lambda r: r.pop("by"), "the result: 'by' is a required property"),
         (lambda r: r.update(link="http://x"), "link: 'http://x' does not match"),
         (lambda r: r.update(cells=[]), r"cells: \[\] should be non-empty"),
@@ -94,7 +98,8 @@ def test_the_board_by_hand(result):
     assert {e.method: list(e.ood) for e in entries(result)} == {"rope": [1.0, 1.0], "alibi": [0.5, 0.5]}
     page = board([result])
     (grid,) = page.grids
-    assert grid.title.startswith("CoT: h = sum mod 17, 12 → 24 tokens, 1 layers of 16, ")
+    assert grid.title.startswith("CoT: preset quick, train_rows 60, ")
+    assert grid.note.startswith("h = sum mod 17, 12 → 24 tokens, 1 layers of 16, ")
     assert [row[0] for row in grid.rows[:2]] == ["RoPE", "ALiBi"]
     assert grid.rows[0][1] == "100.0 ± 0.0 [100.0, 100.0]"
     assert grid.rows[2][:3] == ["Rules alone, 5 tokens", "100.0", "–"]
@@ -102,3 +107,30 @@ def test_the_board_by_hand(result):
     other["settings"]["modulus"] = 19
     assert len(board([result, other]).grids) == 2
     assert "<table>" in page.html({})
+
+
+def test_chance_is_no_reason_to_stand_first(result):
+    """Far accuracy counts where its interval lies above what rules score."""
+
+    def entry(far, ood):
+        return Entry(task="cot", method="rope", result=result, ood=[ood] * len(far), far=far, rules=0.06)
+
+    found = entry([0.2, 0.21], 0.3)
+    by_chance, once = entry([0.05, 0.08], 0.4), entry([0.9], 0.35)
+    nothing = Entry(task="cot", method="rope", result=result, ood=[1.0], far=[], rules=None)
+    assert sorted([once, by_chance, found], key=lambda e: e.height) == [once, by_chance, found]
+    assert found.height == pytest.approx((0.205, 0.3))
+    assert by_chance.height == pytest.approx((0.06, 0.4))
+    assert nothing.height == (0.0, 1.0)
+
+
+def test_the_same_cells_stand_there_once(result):
+    taken = copy.deepcopy(result) | {"title": "Taken over"}
+    taken["cells"] = [cell for cell in taken["cells"] if cell["method"] == "rope"]
+    taken["settings"]["wavelengths"] = [6, 8, 30]  # of another embedding that was run beside it
+    own = copy.deepcopy(taken["cells"])
+    for cell in own:
+        cell |= {"method": "listed-rope"}
+    taken["cells"] += own
+    (grid,) = board([result, taken]).grids
+    assert sorted(row[0] for row in grid.rows[:-2]) == ["ALiBi", "Listed RoPE (6, 8, …)", "RoPE"]

@@ -113,3 +113,14 @@ def test_seeds_that_ended_at_different_looks(run):
         record["history"] = record["history"][:2]
         file.write_text(json.dumps(record))
     assert write_report(run)[1]["training.png"].is_file()
+
+
+def test_kernels_that_were_chosen_are_on_record(run, monkeypatch):
+    from resrope.provenance import kernels
+
+    for name in ("LD_PRELOAD", "MKL_CBWR", "ATEN_CPU_CAPABILITY"):
+        monkeypatch.delenv(name, raising=False)
+    usual = kernels() or ""
+    monkeypatch.setenv("LD_PRELOAD", "/somewhere/libfast.so")
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    assert set((kernels() or "").split()) == {*usual.split(), "LD_PRELOAD=libfast.so", "MKL_CBWR=AVX2"}

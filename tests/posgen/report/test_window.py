@@ -79,15 +79,15 @@ def test_a_run_and_its_table(run):
     assert kept["made"]["torch"] == torch.__version__
     records = read_records(run)
     table = grid(read_run(run)[1], records, found)
-    assert [row[0] for row in table.rows][:3] == ["CoT, ALiBi", "CoT, RoPE", "CoT, rules on 5 tokens"]
+    assert [row[0] for row in table.rows][:3] == ["CoT, RoPE", "CoT, ALiBi", "CoT, rules on 5 tokens"]
     assert found[1].cell == CELLS[0]
     rows = records[1]["last"]["rows"]
     for column, correct in ((3, records[1]["last"]["correct_by_position"]), (4, found[1].correct)):
-        assert table.rows[1][column] == f"{100 * sum(correct[12:]) / rows / 12:.1f}"
+        assert table.rows[0][column] == f"{100 * sum(correct[12:]) / rows / 12:.1f}"
     assert table.rows[3][4] == "–"  # rules on 16 tokens, of which a head sees 12
     page = write_report(run)[1]["report.md"].read_text()
     assert table.title in page
-    assert " | ".join(table.rows[1]) in page
+    assert " | ".join(table.rows[0]) in page
 
 
 def test_a_file_that_is_not_of_the_run(run, tmp_path):

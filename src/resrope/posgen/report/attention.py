@@ -15,6 +15,7 @@ from resrope.pictures import figure
 from resrope.posgen.cell import trained
 from resrope.posgen.locality import kinds, windows
 from resrope.posgen.record import Cell
+from resrope.posgen.report.tables import number
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 
@@ -149,7 +150,7 @@ def _within(mask: npt.NDArray[np.bool_], start: int, stop: int) -> npt.NDArray[n
 
 
 def _percent(values: Array) -> str:
-    return f"{100 * values.mean():.1f}" if values.size else "–"
+    return number(float(values.mean()) if values.size else None)
 
 
 def drawn(looked: Looked) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resrope import stats
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style
@@ -35,9 +36,7 @@ class Rung:
 
 def ladder(paper: Settings) -> list[Rung]:
     """From ``released(paper)`` to ``paper``, each rung with one more switch turned back."""
-    settings, wanted = released(paper), asdict(paper)
-    if settings == paper:
-        raise ValueError("the ladder must end at quick, small or paper, got the setting of the authors' code")
+    settings, wanted = _thrown(paper), asdict(paper)
     made = [Rung(name="released", settings=settings)]
     for name, fields in SWITCHES.items():
         settings = settings.override({field: wanted[field] for field in fields})
@@ -47,12 +46,19 @@ def ladder(paper: Settings) -> list[Rung]:
 
 def alone(paper: Settings) -> list[Rung]:
     """``paper``, and with every switch of the authors' code thrown alone."""
-    theirs = asdict(released(paper))
+    theirs = asdict(_thrown(paper))
     thrown = (
         Rung(name=name, settings=paper.override({field: theirs[field] for field in fields}))
         for name, fields in SWITCHES.items()
     )
     return [Rung(name="paper", settings=paper), *thrown]
+
+
+def _thrown(paper: Settings) -> Settings:
+    settings = released(paper)
+    if settings == paper:
+        raise ValueError("preset must be quick, small or paper, got the setting of the authors' code itself")
+    return settings
 
 
 def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
@@ -106,11 +112,8 @@ def write_audit(
 
 def verdict(effect: Summary | None) -> str:
     """What an interval over seeds says of an effect."""
-    if effect is None or effect["low"] is None:
-        return "undecided"
-    if effect["low"] > 0:
-        return "helps"
-    return "hurts" if effect["high"] < 0 else "undecided"
+    sign = 0 if effect is None else stats.Summary(**effect).sign
+    return {1: "helps", -1: "hurts", 0: "undecided"}[sign]
 
 
 def _tasks(found: dict[str, Summary]) -> list[str]:

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import fmean
 
 from resrope.page import Grid, Link, Page
+from resrope.posgen.embeddings.wavelengths import LISTED
 from resrope.posgen.evaluate import counted
+from resrope.posgen.presets import PRESETS
 from resrope.posgen.report.result import Result, check
 from resrope.posgen.report.summary import rules_alone
-from resrope.posgen.report.tables import share
+from resrope.posgen.report.tables import number, share
 from resrope.posgen.settings import Settings
 from resrope.posgen.tasks import TASKS
 from resrope.posgen.titles import title
 from resrope.stats import summarise
 
-# Fields that do not change what is measured.
-_FREE = ("looks", "look_rows", "free_running_rows")
+# Fields that do not change what is measured, and one that belongs to the embedding.
+_FREE = ("looks", "look_rows", "free_running_rows", "wavelengths")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One method of one result on one task: OOD accuracy and its far part by seed, at the last step."""
+    """One method of one result on one task: OOD accuracy and its far part by seed, at the last step.
+
+    rules: the far accuracy of the longest rule on near tokens, None where no position is far.
+    """
 
     task: str
     method: str
     result: Result
     ood: Sequence[float]
     far: Sequence[float]
+    rules: float | None
+
+    @property
+    def height(self) -> tuple[float, float]:
+        """Of the order: far accuracy counts where its interval over seeds lies above what rules score."""
+        rules, far = self.rules or 0.0, summarise(self.far)
+        shown = far is not None and far.low is not None and far.low > rules
+        return (far.mean if far and shown else rules), fmean(self.ood)
 
 
 def entries(result: Result) -> list[Entry]:
@@ -41,20 +54,21 @@ def entries(result: Result) -> list[Entry]:
         found = [counted(settings, task, cell["last"]) for cell in cells]
         far = [f["ood_far"] for f in found if f["ood_far"] is not None]
         ood = [f["ood"] or 0.0 for f in found]
-        made.append(Entry(task=task, method=method, result=result, ood=ood, far=far))
+        rules = list(rules_alone(settings, task).values())[-1]["ood_far"]
+        made.append(Entry(task=task, method=method, result=result, ood=ood, far=far, rules=rules))
     return made
 
 
 def board(results: Iterable[Result]) -> Page:
-    """A table for every setting and task, the best far accuracy first, then the best OOD accuracy."""
-    by_setting: dict[tuple[str, str], list[Result]] = {}
+    """A table for every setting and task, in the order of ``Entry.height``; no cells stand there twice."""
+    by_setting: dict[str, list[Result]] = {}
     for result in results:
-        by_setting.setdefault(_setting(check(result)), []).append(result)
+        given = check(result).to_dict()
+        by_setting.setdefault(repr([v for k, v in given.items() if k not in _FREE]), []).append(result)
     grids = []
-    for words, group in by_setting.items():
-        settings = check(group[0])
-        rows = [entry for result in group for entry in entries(result)]
-        grids += [_grid(*words, settings, task, [e for e in rows if e.task == task]) for task in TASKS]
+    for group in by_setting.values():
+        rows = _once([entry for result in group for entry in entries(result)])
+        grids += [_grid(group[0], task, [e for e in rows if e.task == task]) for task in TASKS]
     return Page(
         heading="PosGen leaderboard",
         facts=[
@@ -62,6 +76,8 @@ def board(results: Iterable[Result]) -> Page:
             "95 % intervals over seeds.",
             "far: of those that no rule on near tokens gives. 'Rules alone' is what a model scores that "
             "finds no token by its position; an embedding at that height has shown nothing.",
+            "In order of far accuracy where its interval lies above the rules', then of OOD accuracy; where "
+            "intervals overlap the order says little.",
         ],
         grids=[grid for grid in grids if len(grid.rows) > 1],
         captions={},
@@ -69,31 +85,39 @@ def board(results: Iterable[Result]) -> Page:
     )
 
 
-def _grid(words: str, more: str, settings: Settings, task: str, rows: Sequence[Entry]) -> Grid:
-    def height(entry: Entry) -> tuple[float, float]:
-        return (sum(entry.far) / len(entry.far) if entry.far else 0.0, sum(entry.ood) / len(entry.ood))
+def _once(found: Sequence[Entry]) -> list[Entry]:
+    """Without entries whose every cell stands in an earlier one: a run that took them over."""
+    first: dict[str, Entry] = {}
+    for entry in found:
+        cells = [c for c in entry.result["cells"] if (c["task"], c["method"]) == (entry.task, entry.method)]
+        first.setdefault(repr([(c["task"], c["method"], c["seed"], c["last"]) for c in cells]), entry)
+    return list(first.values())
 
+
+def _grid(result: Result, task: str, rows: Sequence[Entry]) -> Grid:
+    settings = check(result)
     cells = [
-        [
-            title(entry.method),
-            _percent(entry.ood),
-            _percent(entry.far),
-            str(len(entry.ood)),
-            _name(entry.result),
-            entry.result["by"],
-        ]
-        for entry in sorted(rows, key=height, reverse=True)
+        [_embedding(e), _percent(e.ood), _percent(e.far), str(len(e.ood)), _name(e.result), e.result["by"]]
+        for e in sorted(rows, key=lambda e: e.height, reverse=True)
     ]
     for window, scores in rules_alone(settings, task).items():
-        ood, far = scores["ood"], scores["ood_far"]
-        share = "–" if far is None else f"{100 * far:.1f}"
-        cells.append([f"Rules alone, {window} tokens", f"{100 * (ood or 0.0):.1f}", share, "", "", ""])
+        cells.append(
+            [f"Rules alone, {window} tokens", number(scores["ood"]), number(scores["ood_far"]), "", "", ""]
+        )
     return Grid(
-        f"{title(task)}: {words}",
+        f"{title(task)}: {_setting(result, settings)}",
         ["embedding", "OOD accuracy, %", "far, %", "seeds", "result", "by"],
         cells if rows else [],
-        more,
+        _details(settings),
     )
+
+
+def _embedding(entry: Entry) -> str:
+    """Its name, and of a list the wavelengths shorter than what training reads."""
+    settings = entry.result["settings"]
+    fast = [str(w) for w in settings["wavelengths"] if w < settings["train_length"]]
+    listed = entry.method.startswith(LISTED)
+    return title(entry.method) + (f" ({', '.join([*fast, '…'])})" if listed else "")
 
 
 def _name(result: Result) -> str:
@@ -106,15 +130,25 @@ def _percent(values: Sequence[float]) -> str:
     return share(None if summary is None else asdict(summary))
 
 
-def _setting(settings: Settings) -> tuple[str, str]:
-    """In words what has to be the same for a comparison, and every other difference from the paper."""
-    plain, given = Settings().to_dict(), settings.to_dict()
-    told: list[str] = [
+def _setting(result: Result, settings: Settings) -> str:
+    """The preset and what differs from it."""
+    name = result["preset"] if result["preset"] in PRESETS else "paper"
+    return ", ".join([f"preset {name}", *_changed(settings, PRESETS[name])])
+
+
+def _details(settings: Settings) -> str:
+    """What it comes to, and every other difference from the paper."""
+    told = [
         f"h = {settings.h} mod {settings.modulus}",
         f"{settings.train_length} → {settings.test_length} tokens",
         f"{settings.n_layers} layers of {settings.d_model}",
         f"{settings.epochs} epochs",
     ]
-    known = ("h", "modulus", "train_length", "test_length", "n_layers", "d_model", "epochs", *_FREE)
-    changed: dict[str, Any] = {k: v for k, v in given.items() if k not in known and v != plain[k]}
-    return ", ".join(told), ", ".join(f"{k} {v}" for k, v in changed.items())
+    known = ("h", "modulus", "train_length", "test_length", "n_layers", "d_model", "epochs")
+    return ", ".join([*told, *_changed(settings, Settings(), known)])
+
+
+def _changed(settings: Settings, usual: Settings, known: Sequence[str] = ()) -> list[str]:
+    plain, left_out = usual.to_dict(), (*known, *_FREE)
+    given = settings.to_dict().items()
+    return [f"{k} {v}" for k, v in given if k not in left_out and v != plain[k]]

@@ -28,10 +28,11 @@ def schema() -> dict[str, Any]:
 def result_of(run: Path, *, title: str, by: str, link: str | None = None) -> Result:
     """The result of the finished cells of ``run``. Raises ValueError where there are none, and for what
     ``check`` objects to."""
+    preset, settings = read_run(run)
     records = read_records(run)
     if not records:
         raise ValueError(f"{run} has no finished cell yet")
-    return result_from(*read_run(run), records, title=title, by=by, link=link)
+    return result_from(preset, settings, records, title=title, by=by, link=link)
 
 
 def result_from(
@@ -111,7 +112,9 @@ def _check_schema(result: Result) -> None:
     errors = sorted(Draft202012Validator(schema()).iter_errors(result), key=lambda e: list(map(str, e.path)))
     if errors:
         where = "/".join(map(str, errors[0].absolute_path)) or "the result"
-        raise ValueError(f"{where}: {errors[0].message:.200}")
+        one_line = errors[0].validator == "not"
+        words = f"must be one line, got {errors[0].instance!r}" if one_line else errors[0].message
+        raise ValueError(f"{where}: {words:.200}")
 
 
 def _check_counts(part: Mapping[str, Any], settings: Settings, where: str) -> None:

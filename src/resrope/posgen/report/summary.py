@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from resrope.posgen.embeddings import EMBEDDINGS
+from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED
 from resrope.posgen.evaluate import counted, regions
 from resrope.posgen.locality import KINDS, local_accuracy, windows
+from resrope.posgen.paired import ood, paired
 from resrope.posgen.record import CHECKPOINTS, Cell, read_records, read_run
 from resrope.posgen.settings import METHODS, Settings
 from resrope.posgen.settled import read_settled
 from resrope.posgen.tasks import TASKS
+from resrope.spec.methods import RESONANCE
 from resrope.stats import summarise
 
 Record = dict[str, Any]
@@ -42,9 +45,7 @@ def summarise_run(out: Path) -> tuple[dict[str, Any], list[Record]]:
 
 
 def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[str, Any]:
-    tasks = _present(TASKS, records, "task")
-    there = dict.fromkeys(r["cell"]["method"] for r in records)
-    methods = _present(dict.fromkeys([*METHODS, *EMBEDDINGS, *there]), records, "method")
+    tasks, methods = tasks_of(records), methods_of(records)
     return {
         "preset": preset,
         "settings": settings.to_dict(),
@@ -62,9 +63,8 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
 
 
 def _scaled(methods: Sequence[str]) -> bool:
-    return any(
-        (m in METHODS and m.removeprefix("resonance-") != "rope") or m.endswith("yarn") for m in methods
-    )
+    moved = [f"{choice}-{m}" for choice in (*CHOICES, LISTED) for m in METHODS]
+    return any(m in (*METHODS, *moved) and not m.endswith("rope") for m in methods)
 
 
 def embedding_used(settings: Settings) -> str:
@@ -87,9 +87,16 @@ def _is_the_papers_task(settings: Settings) -> bool:
     return ours == (1, 3, 17, "sum", 64, 256)
 
 
-def _present(order: Iterable[str], records: list[Record], key: str) -> list[str]:
-    there = {r["cell"][key] for r in records}
-    return [name for name in order if name in there]
+def tasks_of(records: Sequence[Record]) -> list[str]:
+    """Those that are there, in the paper's order."""
+    there = {r["cell"]["task"] for r in records}
+    return [task for task in TASKS if task in there]
+
+
+def methods_of(records: Sequence[Record]) -> list[str]:
+    """Those that are there: the paper's in its order, what they are compared with, others as they come."""
+    there = dict.fromkeys(r["cell"]["method"] for r in records)
+    return [method for method in dict.fromkeys([*METHODS, *EMBEDDINGS, *there]) if method in there]
 
 
 def cells_of(records: list[Record], task: str, method: str) -> dict[int, Record]:
@@ -118,17 +125,10 @@ def _accuracies(settings: Settings, records: list[Record], task: str, method: st
 def _effects(settings: Settings, records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:
     """OOD accuracy with Resonance minus without, paired by seed (same data, same initial weights)."""
     effects = {}
-
-    def ood(record: Record, checkpoint: str) -> float:
-        return counted(settings, task, record[checkpoint])["ood"] or 0.0
-
     for plain in methods:
-        without, resonant = cells_of(records, task, plain), cells_of(records, task, f"resonance-{plain}")
-        seeds = sorted(without.keys() & resonant.keys())
-        if seeds:
-            effects[plain] = {
-                c: _summary([ood(resonant[s], c) - ood(without[s], c) for s in seeds]) for c in CHECKPOINTS
-            }
+        without, resonant = cells_of(records, task, plain), cells_of(records, task, RESONANCE + plain)
+        if without.keys() & resonant.keys():
+            effects[plain] = {c: _summary(paired(resonant, without, ood(settings, c))) for c in CHECKPOINTS}
     return effects
 
 
@@ -144,9 +144,11 @@ def rules_alone(settings: Settings, task_name: str) -> dict[str, dict[str, float
 
 
 def _machine(record: Record) -> str:
-    made = {"commit": None, "date": "day unknown", "processor": "processor unknown", **record["made"]}
+    unknown = {"commit": "unknown", "date": "day unknown", "processor": "processor unknown"}
+    made = {**unknown, **{k: v for k, v in record["made"].items() if v is not None}}
+    chosen = f", {made['kernels']}" if "kernels" in made else ""
     return (
-        f"resrope {made['resrope']}, commit {made['commit'] or 'unknown'}, {made['date']}; "
+        f"resrope {made['resrope']}, commit {made['commit']}, {made['date']}; "
         f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}; "
-        f"{made['machine']}, {made['processor']}; threads a cell: {made['threads']}."
+        f"{made['machine']}, {made['processor']}{chosen}; threads a cell: {made['threads']}."
     )

@@ -35,8 +35,13 @@ def percent(entry: dict[str, Any] | None) -> str:
     )
 
 
+def number(share: float | None) -> str:
+    """``65.3`` of 0.653."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
 def _mean(entry: dict[str, Any] | None) -> str:
-    return "–" if entry is None else f"{100 * entry['mean']:.1f}"
+    return number(None if entry is None else entry["mean"])
 
 
 def _table_1(summary: dict[str, Any]) -> Grid:
@@ -49,7 +54,7 @@ def _table_1(summary: dict[str, Any]) -> Grid:
         row = [title(method)]
         for task in summary["tasks"]:
             entry = summary["accuracy"][task][method]
-            row += [share(entry["last"]["ood"]), share(entry["best"]["ood"])]
+            row += [f"{share(entry[c]['ood'])}{_fewer(summary, entry[c]['ood'])}" for c in ("last", "best")]
             if summary["paper"]:
                 theirs = summary["paper"].get(task, {}).get(method)
                 row.append("–" if theirs is None else f"{theirs:.2f}")
@@ -63,6 +68,12 @@ def _table_1(summary: dict[str, Any]) -> Grid:
         f"Each task: after the last step, then at the {_best(summary)} in validation; {spread}. Chance is "
         f"{100 / summary['settings']['modulus']:.1f} %.",
     )
+
+
+def _fewer(summary: dict[str, Any], entry: dict[str, Any] | None) -> str:
+    """Of how many seeds, where they are not all."""
+    there = 0 if entry is None else len(entry["values"])
+    return f" ({there} seed{'s' * (there > 1)})" if 0 < there < len(summary["seeds"]) else ""
 
 
 def _best(summary: dict[str, Any]) -> str:
@@ -81,7 +92,7 @@ def _split(summary: dict[str, Any]) -> Grid:
             last = summary["accuracy"][task][method]["last"]
             rows.append([f"{title(task)}, {title(method)}", *(_mean(last[n]) for n in REGIONS)])
         for window, scores in summary["rules_alone"][task].items():
-            cells = ("–" if scores[n] is None else f"{100 * scores[n]:.1f}" for n in REGIONS)
+            cells = (number(scores[n]) for n in REGIONS)
             rows.append([f"{title(task)}, rules on {window} tokens", *cells])
     return Grid(
         "Where the accuracy comes from",

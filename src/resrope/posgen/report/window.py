@@ -22,7 +22,8 @@ from resrope.posgen.cell import trained
 from resrope.posgen.evaluate import counted, evaluate
 from resrope.posgen.positions import Where
 from resrope.posgen.record import Cell, read_records, read_run
-from resrope.posgen.report.summary import rules_alone
+from resrope.posgen.report.summary import methods_of, rules_alone, tasks_of
+from resrope.posgen.report.tables import number
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 from resrope.provenance import provenance
@@ -115,16 +116,19 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
         header += [words, f"cut at {tokens}"]
     whole = {Cell(**record["cell"]): record["last"] for record in records}
     rows = []
-    for task in dict.fromkeys(one.cell.task for one in found):
-        for method in dict.fromkeys(one.cell.method for one in found if one.cell.task == task):
+    there = [{"cell": asdict(one.cell)} for one in found]
+    for task in tasks_of(there):
+        for method in methods_of(there):
             own = [one for one in found if (one.cell.task, one.cell.method) == (task, method)]
+            if not own:
+                continue
             before = [whole[one.cell] for one in own]
             after = [{**whole[one.cell], "correct_by_position": one.correct} for one in own]
             cells = [_mean(settings, task, part, r) for r in _REGIONS for part in (before, after)]
             rows.append([f"{title(task)}, {title(method)}", *cells])
         for window, scores in rules_alone(settings, task).items():
             seen = int(window) <= tokens
-            told = [[_percent(scores[r]), _percent(scores[r]) if seen else "–"] for r in _REGIONS]
+            told = [[number(scores[r]), number(scores[r]) if seen else "–"] for r in _REGIONS]
             rows.append(
                 [f"{title(task)}, rules on {window} tokens", *(cell for pair in told for cell in pair)]
             )
@@ -142,8 +146,4 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
 def _mean(settings: Settings, task: str, parts: Sequence[Record], region: str) -> str:
     shares = [counted(settings, task, part)[region] for part in parts]
     there = [share for share in shares if share is not None]
-    return _percent(fmean(there) if there else None)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+    return number(fmean(there) if there else None)
