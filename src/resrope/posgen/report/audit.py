@@ -189,5 +189,5 @@ def _drawn(found: dict[str, Summary]) -> Any:
         axis.set_ylim(0, 101)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("OOD accuracy (%)")
-    axes[0][0].legend(fontsize=7, frameon=False)
+    axes[0][0].legend(fontsize=7, frameon=False, handlelength=4)
     return made
