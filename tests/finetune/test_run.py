@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,12 @@ if where == "record":
 tell = (lambda tick: die() if tick.step == 3 else None) if where == "step" else (lambda tick: None)
 run.finetune(job, tell=tell)
 """
+
+
+def killed_run(job):
+    """With as many threads as here, whatever tests before have set: other sums round otherwise."""
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, env=threads)
 
 
 def history(record):
@@ -93,7 +100,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(job, tmp_path):
     killed = replace(job, out=tmp_path / "killed")
     for where in ("step", "checkpoint", "result", "record"):
         (tmp_path / "job").write_bytes(pickle.dumps((killed, where)))
-        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "job")], capture_output=True)
+        done = killed_run(tmp_path / "job")
         assert done.returncode == -signal.SIGKILL, (where, done.stderr.decode()[-2000:])
         assert not (killed.out / "record.json").exists()
     record = finetune(killed)
@@ -111,7 +118,7 @@ def test_killed_in_lora_it_ends_with_the_same_bits(job, tmp_path):
     whole = finetune(job)
     killed = replace(job, out=tmp_path / "killed")
     (tmp_path / "job").write_bytes(pickle.dumps((killed, "step")))
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "job")], capture_output=True)
+    done = killed_run(tmp_path / "job")
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert history(finetune(killed)) == history(whole)
     mine, theirs = (load_file(o / "adapter" / "adapter_model.safetensors") for o in (killed.out, job.out))
