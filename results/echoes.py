@@ -63,18 +63,22 @@ class Fall:
 
 
 def main(runs: Sequence[Path], out: Path = HERE) -> None:
-    """Predict, count, write; of a method that several runs have on a task, the first run's cells."""
+    """Predict, count, write; cells that a run took over from one before are told once."""
     read = [_read(run) for run in runs]
     first = read[0][0]
     for settings, run in zip((s for s, _ in read), runs, strict=True):
         if _shape(settings) != _shape(first):
             sys.exit(f"{run}: j, k, lengths and eos_prefix must be those of {runs[0]}")
-    found: dict[tuple[str, str], Fall] = {}
+    found: dict[tuple[str, str, str], Fall] = {}
     for run, (settings, records) in zip(runs, read, strict=True):
         for fall in falls(run.name, settings, records):
-            found.setdefault((fall.task, fall.method), fall)
+            found.setdefault((fall.task, fall.method, repr(fall.falls)), fall)
     told = list(found.values())
-    tables = {m: t for _, records in read for m, t in _tables(records).items()}
+    tables = {
+        (run.name, m): t
+        for run, (_, records) in zip(runs, read, strict=True)
+        for m, t in _tables(records).items()
+    }
     atomic_write(out / "echoes.png", png(_drawn(told, tables, first)))
     atomic_write(out / "echoes.json", json.dumps([asdict(f) for f in told], indent=1) + "\n")
     atomic_write(out / "echoes.md", _page(told, first, runs).markdown())
@@ -208,7 +212,7 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f}"
 
 
-def _drawn(found: Sequence[Fall], tables: Mapping[str, Frequencies], settings: Settings) -> Any:
+def _drawn(found: Sequence[Fall], tables: Mapping[tuple[str, str], Frequencies], settings: Settings) -> Any:
     """A row for every method of a run."""
     places = list(dict.fromkeys((f.run, f.method) for f in found))
     made, axes = figure(len(places), 1, width=10, height=1.7)
@@ -221,7 +225,7 @@ def _drawn(found: Sequence[Fall], tables: Mapping[str, Frequencies], settings: S
         axis.set_ylabel("fall (points)", fontsize=8)
         axis.set_title(f"{run}: {title(method)}", fontsize=9, loc="left")
         other = axis.twinx()
-        curve = recurrence(tables[method], train, length)
+        curve = recurrence(tables[run, method], train, length)
         other.plot(position + span, curve[train:], color="0.6", linewidth=0.9)
         for peak in own[0].peaks:
             other.axvline(peak + span, color="0.7", linewidth=0.8, linestyle=":")

@@ -94,10 +94,13 @@ def test_the_page(kept, tmp_path):
     assert (tmp_path / "echoes.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_method_that_two_runs_have_is_told_once(kept, tmp_path):
-    one, other = (kept(name, SETTINGS, record({at: 0.3})) for name, at in (("one", 80), ("other", 90)))
-    echoes.main([one, other], tmp_path)
-    assert [f["steps"] for f in json.loads((tmp_path / "echoes.json").read_text())] == [[80]]
+def test_cells_that_a_run_took_over_are_told_once(kept, tmp_path):
+    one, same, other = (
+        kept(name, SETTINGS, record({at: 0.3})) for name, at in (("one", 80), ("same", 80), ("other", 90))
+    )
+    echoes.main([one, same, other], tmp_path)
+    told = json.loads((tmp_path / "echoes.json").read_text())
+    assert [(f["run"], f["steps"]) for f in told] == [("one", [80]), ("other", [90])]
 
 
 def test_runs_that_cannot_be_beside_one_another(kept, tmp_path):
