@@ -66,9 +66,14 @@ def _unpacked(kept: Path) -> Iterator[Path]:
 
 
 def unpack(kept: Path, run: Path) -> None:
-    """A run as it was, without weights, from the one file of records. Raises ValueError where ``run`` is."""
+    """A run as it was, without weights, from the one file of records.
+
+    Raises ValueError where ``run`` is there already, or ``kept`` is no kept run.
+    """
     if run.exists():
         raise ValueError(f"{run} is there already")
+    if not (kept / "records.json").is_file():
+        raise ValueError(f"{kept} must be a kept run, with run.json and records.json")
     run.mkdir(parents=True)
     for file in (kept / "run.json", *kept.glob(SETTLED), *kept.glob(WINDOW)):
         shutil.copy(file, run)

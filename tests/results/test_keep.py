@@ -29,3 +29,9 @@ def test_what_is_there_is_not_unpacked_over(tmp_path):
     with pytest.raises(ValueError, match="is there already"):
         unpack(SMALL, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_kept_run_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="must be a kept run"):
+        unpack(tmp_path / "nothing", tmp_path / "run")
+    assert not any(tmp_path.iterdir())

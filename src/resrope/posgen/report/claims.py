@@ -21,7 +21,7 @@ from resrope.stats import Summary, summarise, t_quantile
 RULES = (
     "A claim is a difference that should be positive, paired by seed: it holds where its 95 % interval lies "
     "above 0, it does not hold where it lies below; else it is undecided. One seed decides nothing, and one "
-    "interval in twenty leaves 0 out by chance: of 28 claims one or two.",
+    "interval in twenty leaves 0 out by chance.",
     "Of several parts ('the most accurate of the four', 'all along') a claim holds where the intervals of "
     "all say so, and does not where one says the contrary that allows for their number (Bonferroni; its "
     "level stands behind it). Spreads are compared by Pitman's and Morgan's test at 5 %.",
