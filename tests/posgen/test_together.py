@@ -97,7 +97,7 @@ def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch)
         patch.setattr(groupwise, "finish", finish)
         with pytest.raises(KeyboardInterrupt):
             run_group(tmp_path / "broken", GROUP, tiny)
-    (group,) = groups(tmp_path / "broken", GROUP)
+    (group,) = groups(tmp_path / "broken", GROUP, tiny)
     assert group == GROUP
     again = run_group(tmp_path / "broken", group, tiny)
     assert again[:2] == json.loads(json.dumps(finished))
@@ -107,19 +107,21 @@ def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch)
 def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path):
     cells = matrix(["cot", "recursive"], ["rope", "yarn"], [0, 1, 2])
     of = {task: [c for c in cells if c.task == task] for task in ("cot", "recursive")}
-    assert groups(tmp_path, cells, 4) == [
+    assert groups(tmp_path, cells, tiny, 4) == [
         tuple(of["cot"][:4]),
         tuple(of["recursive"][:4]),
         tuple(of["cot"][4:]),
         tuple(of["recursive"][4:]),
     ]
     interrupted(tmp_path, tiny, 22)  # five of other methods
-    assert groups(tmp_path, cells) == [(cell,) for cell in cells]  # a table a seed, as the matrix has them
-    assert groups(tmp_path, [*cells, GROUP[1]], 6)[0] == GROUP
+    assert groups(tmp_path, cells, tiny) == [
+        (cell,) for cell in cells
+    ]  # a table a seed, as the matrix has them
+    assert groups(tmp_path, [*cells, GROUP[1]], tiny, 6)[0] == GROUP
     run_cell(tmp_path, cells[0], tiny)  # finished
     (cell_folder(tmp_path, cells[1])).mkdir(parents=True)
     (cell_folder(tmp_path, cells[1]) / "checkpoint.safetensors").touch()  # begun alone
-    assert groups(tmp_path, of["cot"], 9) == [(cells[1],), tuple(of["cot"][2:])]
+    assert groups(tmp_path, of["cot"], tiny, 9) == [(cells[1],), tuple(of["cot"][2:])]
 
 
 def test_cells_give_up_one_by_one(tiny, tmp_path):
@@ -168,7 +170,7 @@ def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, mon
     monkeypatch.setattr(Batch, "_one_step", breaks)
     with pytest.raises(ValueError, match=f"{GROUP[index].name}: the loss is nan at step 5; lower learning"):
         run_group(tmp_path / "run", GROUP, plain)
-    assert groups(tmp_path / "run", GROUP) == [(GROUP[index],)]  # the others are finished
+    assert groups(tmp_path / "run", GROUP, plain) == [(GROUP[index],)]  # the others are finished
     left = [c for c in GROUP if c != GROUP[index]]
     for cell, expected in zip(left, whole, strict=True):
         record = json.loads((cell_folder(tmp_path / "run", cell) / "record.json").read_text())
@@ -181,7 +183,7 @@ def test_what_a_kill_left_half_written_is_nobodys_group(tiny, tmp_path):
     file = tmp_path / "together" / f"{GROUP[0].name}.safetensors"
     (file.parent / f".{file.name}.abcd.partial").write_bytes(file.read_bytes()[:1000])
     (file.parent / f".{file.name}.0123.partial").write_bytes(file.read_bytes())
-    assert groups(tmp_path, GROUP) == [GROUP]
+    assert groups(tmp_path, GROUP, tiny) == [GROUP]
     run_group(tmp_path, GROUP, tiny)
     assert not list(file.parent.iterdir())
 

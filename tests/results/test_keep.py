@@ -22,7 +22,7 @@ def test_a_kept_run_goes_on_where_it_was(tmp_path):
         json.dumps(r) for r in json.loads((SMALL / "records.json").read_text())
     }
     there, new = Cell(task="cot", method="yarn", seed=4), Cell(task="cot", method="yarn", seed=5)
-    assert groups(tmp_path / "small", [there, new]) == [(new,)]
+    assert groups(tmp_path / "small", [there, new], read_run(SMALL)[1]) == [(new,)]
 
 
 def test_what_is_there_is_not_unpacked_over(tmp_path):

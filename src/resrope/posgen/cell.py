@@ -1,4 +1,4 @@
-"""Train and test one cell, resumable at every look."""
+"""Train and test one cell, or several that training cannot tell apart, resumable at every look."""
 
 from __future__ import annotations
 
@@ -74,19 +74,36 @@ def run_cell(
     told last. Killed at any moment and called again, the record holds the same numbers, bit for bit,
     given the same number of threads; a cell goes on with the number it began with.
     """
-    done = read_record(out, cell)
-    if done is not None:
-        return done
-    remove_leftovers(cell_folder(out, cell))
+    return run_twins(out, [cell], settings, progress)[0]
+
+
+def run_twins(
+    out: Path, cells: Sequence[Cell], settings: Settings, progress: Progress = lambda steps: None
+) -> list[dict[str, Any]]:
+    """``run_cell`` of cells that are one model as long as it trains (``together.twins``): trained once, each
+    tested with its own table.
+
+    Each has the numbers, the files and the checkpoints that it would have alone, bit for bit; its seconds are
+    its share. ``progress`` is told of steps of cells.
+    """
+    done = {cell: record for cell in cells if (record := read_record(out, cell)) is not None}
+    works = [prepared(cell, settings) for cell in cells if cell not in done]
     with without_denormals():
-        work = prepared(cell, settings)
-        _resume(out, work)
-        progress(work.trainer.step)
+        for work in works:
+            if len(works) > 1:
+                work.made = {"trained_as_one": len(works)}
+            remove_leftovers(cell_folder(out, work.cell))
+            _resume(out, work)
+            progress(work.trainer.step)
         for look in look_steps(settings):
-            if look > work.trainer.step and not gave_up(work):
-                _train_to(look, work, progress)
-                _save(out, work)
-        return finish(out, work)
+            # All of these stand at the look before: a kill may have left some ahead, none further behind.
+            behind = [w for w in works if w.trainer.step < look and not gave_up(w)]
+            if behind:
+                _train_to(look, behind, progress)
+                for work in behind:
+                    _save(out, work)
+        done |= {work.cell: finish(out, work) for work in works}
+    return [done[cell] for cell in cells]
 
 
 @contextmanager
@@ -138,16 +155,22 @@ def _begun(rows: Tokens, settings: Settings) -> Tensor:
     return torch.from_numpy(np.concatenate([before, rows.astype(np.int64)], axis=1))
 
 
-def _train_to(look: int, work: Work, progress: Progress) -> None:
+def _train_to(look: int, works: Sequence[Work], progress: Progress) -> None:
+    """Of works that stand at the same weights: one trains, the others take what it has become."""
     started = time.perf_counter()
     losses = []
-    for loss in work.trainer.losses(look):
+    first, *others = (work.trainer for work in works)
+    for loss in first.losses(look):
         if not math.isfinite(loss):
-            raise not_finite(work, loss, work.trainer.step)
+            raise not_finite(works[0], loss, first.step)
         losses.append(loss)
-        progress(1)
-    look_at(work, losses)
-    work.seconds += time.perf_counter() - started
+        progress(len(works))
+    for other in others:
+        other.restore(first.state(), first.step)
+    for work in works:
+        look_at(work, losses)
+    for work in works:
+        work.seconds += (time.perf_counter() - started) / len(works)
 
 
 def not_finite(work: Work, loss: float, step: int) -> ValueError:

@@ -116,7 +116,9 @@ class _AddLinear(Function):
         x, weight = ctx.saved_tensors
         grad_out = grad if ctx.mask is None else ctx.mask.kept(grad)
         grad_x = _scaled_product(grad_out, weight, ctx.scale)
-        return grad, grad_x, _scaled_product(grad_out.t(), x, ctx.scale), None, None
+        frozen = not ctx.needs_input_grad[2]
+        grad_weight = None if frozen else _scaled_product(grad_out.t(), x, ctx.scale)
+        return grad, grad_x, grad_weight, None, None
 
 
 def add_linear(

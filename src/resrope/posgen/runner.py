@@ -17,7 +17,7 @@ import torch
 
 from resrope.posgen.record import Cell, read_record
 from resrope.posgen.settings import Settings
-from resrope.posgen.together import Group, groups, run_group
+from resrope.posgen.together import Group, groups, run_group, twins
 
 Report = Callable[[Cell, int], None]
 
@@ -60,10 +60,11 @@ def run_matrix(
     done, ``finished`` once per cell run here. Raises ValueError when jobs or together < 1, and what a cell
     raised (the other running ones end with it).
     """
-    pending = groups(out, cells, at_least_one("together", together))
-    workers = min(at_least_one("jobs", jobs), -(-len(cells) // together))
+    pending = groups(out, cells, settings, at_least_one("together", together))
+    # By all cells, not by those pending: a cell begun again must get as many threads as before.
+    units = -(-len(cells) // together) if together > 1 else len(twins(cells, settings))
+    workers = min(at_least_one("jobs", jobs), units)
     if pending:
-        # By all cells, not by those pending: a cell begun again must get as many threads as before.
         threads = max(1, default_jobs() // workers)
         with _pool(workers, threads, progress) as pool:
             futures = {pool.submit(_work, out, group, settings, device): group for group in pending}

@@ -26,29 +26,49 @@ from resrope.posgen.cell import (
     not_finite,
     prepared,
     restore,
-    run_cell,
+    run_twins,
     state_of,
     without_denormals,
 )
+from resrope.posgen.embeddings import when_trained
 from resrope.posgen.record import Cell, cell_folder, read_notes, read_record, read_tensors, write_tensors
 from resrope.posgen.settings import Settings
 from resrope.posgen.train import look_steps
+from resrope.spec import Frequencies
 
 Group = tuple[Cell, ...]
 
 
-def groups(out: Path, cells: Sequence[Cell], together: int = 1) -> list[Group]:
+def groups(out: Path, cells: Sequence[Cell], settings: Settings, together: int = 1) -> list[Group]:
     """The cells that are not finished: those that are begun as they began, then the others ``together`` at a
-    time, of one task, in the order of ``cells``."""
+    time, of one task, or else as ``twins``, in the order of ``cells``."""
     files = sorted(_folder(out).glob("*.safetensors"))
     begun = [group for file in files if set(group := _cells(file)) & set(cells)]
     left = [c for c in cells if read_record(out, c) is None and not any(c in group for group in begun)]
-    begun += [(cell,) for cell in left if _begun_alone(out, cell)]
-    new: list[Group] = []
-    for task in dict.fromkeys(cell.task for cell in left):
-        same = [cell for cell in left if cell.task == task and (cell,) not in begun]
-        new += [tuple(same[i : i + together]) for i in range(0, len(same), together)]
+    alike = twins(left, settings)
+    begun += [group for group in alike if any(_begun_alone(out, cell) for cell in group)]
+    new = [group for group in alike if group not in begun]
+    if together > 1:
+        new = _batches([cell for cell in left if not any(cell in group for group in begun)], together)
     return begun + sorted(new, key=lambda group: cells.index(group[0]))
+
+
+def twins(cells: Sequence[Cell], settings: Settings) -> list[Group]:
+    """Cells that are one model as long as it trains: of one task, one seed and one embedding as training sees
+    it."""
+    seen = {method: when_trained(method, settings) for method in {cell.method for cell in cells}}
+    found: dict[tuple[str, int, Frequencies | str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.task, cell.seed, seen[cell.method]), []).append(cell)
+    return [tuple(group) for group in found.values()]
+
+
+def _batches(cells: Sequence[Cell], size: int) -> list[Group]:
+    """So many cells of one task at a time."""
+    of = {
+        task: [cell for cell in cells if cell.task == task] for task in dict.fromkeys(c.task for c in cells)
+    }
+    return [tuple(same[i : i + size]) for same in of.values() for i in range(0, len(same), size)]
 
 
 def run_group(
@@ -61,15 +81,15 @@ def run_group(
 ) -> list[dict[str, Any]]:
     """Train the cells of ``group`` to the end, from their last checkpoint if there is one; their records.
 
-    A cell that is alone on a CPU, or began so, by ``run_cell``; others as that would each but for rounding
+    ``twins`` on a CPU, or that began there, by ``run_twins``; others as that would each but for rounding
     and for what dropout draws. device: of a group that is not begun; one that is goes on where it was.
     ``progress`` is told of steps of cells. Killed and called again with the same group, the records hold the
     same numbers. A cell whose loss is no number is left out, and once the others are finished its ValueError
     is raised.
     """
-    alone = len(group) == 1 and not _file(out, group).exists()
-    if alone and (device == "cpu" or _begun_alone(out, group[0])):
-        return [run_cell(out, group[0], settings, progress)]
+    alike = len(twins(group, settings)) == 1 and not _file(out, group).exists()
+    if alike and (device == "cpu" or any(_begun_alone(out, cell) for cell in group)):
+        return run_twins(out, group, settings, progress)
     _folder(out).mkdir(parents=True, exist_ok=True)
     remove_leftovers(_folder(out), name=_file(out, group).name)
     for cell in group:

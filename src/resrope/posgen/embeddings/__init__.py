@@ -75,6 +75,15 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     return made
 
 
+def when_trained(name: str, settings: Settings) -> Frequencies | str:
+    """All that training sees of an embedding: of RoPE and its scalings the table, of others the name.
+
+    Where scaling comes in at test time alone, those of RoPE and YaRN are the same.
+    """
+    made = embedding(name, settings, 0)
+    return made.tables[True] if type(made) is Rope else name
+
+
 def check_embedding(name: str, settings: Settings) -> None:
     """Raise ValueError for what ``embedding`` refuses, for shapes and numbers that cannot be, at both
     lengths, and for what is not the same twice."""
