@@ -7,11 +7,10 @@ and pictures into the folder attention. A kept run has no weights; this takes th
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.page import Page
 from resrope.pictures import png
@@ -21,7 +20,7 @@ from resrope.posgen.report.attention import drawn, grid, look
 HERE = Path(__file__).parent
 
 
-def main(places: Sequence[Path], out: Path = HERE / "attention") -> None:
+def main(places: list[Path], out: Path = HERE / "attention") -> None:
     """Look at every cell, then write all at once."""
     grids, pictures, captions = [], {}, {}
     for place in places:
@@ -48,14 +47,12 @@ def main(places: Sequence[Path], out: Path = HERE / "attention") -> None:
 
 
 def named(name: str) -> Cell:
-    """The cell of a folder's name. Exits where it is none."""
+    """The cell of a folder's name. Raises ValueError where it is none."""
     found = re.fullmatch(r"(recursive|cot|semi-recursive)-(.+)-seed(\d+)", name)
     if found is None:
-        sys.exit(f"must be a cell's name, as cot-rope-seed0, got {name}")
+        raise ValueError(f"must be a cell's name, as cot-rope-seed0, got {name}")
     return Cell(task=found[1], method=found[2], seed=int(found[3]))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(f"usage: {sys.argv[0]} RUN/CELL …")
-    main([Path(argument) for argument in sys.argv[1:]])
+    script(main)

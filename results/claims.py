@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.posgen.presets import TABLE_1_METHODS
@@ -76,4 +77,4 @@ def _grid(runs: Mapping[str, list[Claim]], task: str) -> Grid:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -10,7 +10,6 @@ the training length, are left out.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resrope.analysis import recurrence, recurrences
+from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style, title
@@ -62,13 +62,13 @@ class Fall:
     falls: list[float]
 
 
-def main(runs: Sequence[Path], out: Path = HERE) -> None:
+def main(runs: list[Path], out: Path = HERE) -> None:
     """Predict, count, write; cells that a run took over from one before are told once."""
     read = [_read(run) for run in runs]
     first = read[0][0]
     for settings, run in zip((s for s, _ in read), runs, strict=True):
         if _shape(settings) != _shape(first):
-            sys.exit(f"{run}: j, k, lengths and eos_prefix must be those of {runs[0]}")
+            raise ValueError(f"{run}: j, k, lengths and eos_prefix must be those of {runs[0]}")
     found: dict[tuple[str, str, str], Fall] = {}
     for run, (settings, records) in zip(runs, read, strict=True):
         for fall in falls(run.name, settings, records):
@@ -88,7 +88,7 @@ def _read(run: Path) -> tuple[Settings, list[Record]]:
     try:
         return read_run(run)[1], json.loads((run / "records.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        sys.exit(f"{run} must be a kept run: {error}")
+        raise ValueError(f"{run} must be a kept run: {error}") from None
 
 
 def _shape(settings: Settings) -> tuple[int, ...]:
@@ -237,6 +237,4 @@ def _drawn(found: Sequence[Fall], tables: Mapping[tuple[str, str], Frequencies],
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(f"usage: {sys.argv[0]} results/RUN …")
-    main([Path(argument) for argument in sys.argv[1:]])
+    script(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.finetune.report import looks, losses
 from resrope.longtext.curves import Ratio, Tally, ratios
@@ -79,7 +79,7 @@ def read(folder: Path) -> Evidence:
                 passkeys[method, state] = _json(one / "passkey" / "passkey.json")
     made = Evidence(tunings=tunings, readings=readings, passkeys=passkeys)
     if not made.seeds:
-        sys.exit(f"{folder}: no seed was read with both {' and '.join(METHODS)}")
+        raise ValueError(f"{folder}: no seed was read with both {' and '.join(METHODS)}")
     return made
 
 
@@ -353,6 +353,4 @@ def _training(evidence: Evidence) -> Any:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} FOLDER")
-    main(Path(sys.argv[1]))
+    script(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrope.analysis.gap import embedded_vector_distance, feature_gap
+from resrope.cli.shell import script
 from resrope.longtext.candidates import candidates, placed, tables_at
 from resrope.models.source import read_config
 from resrope.page import Grid, markdown_table
@@ -35,7 +35,7 @@ MARKERS = "os^v"
 Point = Mapping[str, Any]
 
 
-def main(reports: Sequence[Path], out: Path = HERE) -> None:
+def main(reports: list[Path], out: Path = HERE) -> None:
     """Put predictions beside measurements, over all studies."""
     points = [point for report in reports for point in study_points(report)]
     told = {"ranks": ranks(points), "pairs": pairs(points), "points": points}
@@ -46,19 +46,22 @@ def main(reports: Sequence[Path], out: Path = HERE) -> None:
 
 
 def study_points(report: Path) -> list[dict[str, Any]]:
-    """Every method at every length beyond training that a text reaches. Exits where the report lacks what
-    that takes: plain RoPE, the trained length, no windows, tables that its labels alone decide."""
+    """Every method at every length beyond training that a text reaches.
+
+    Raises ValueError where the report lacks what that takes: plain RoPE, the trained length, no windows,
+    tables that its labels alone decide.
+    """
     study = json.loads(report.read_text("utf-8"))
     rope, native = read_config(study["model"]), study["native_length"]
     reached = [n for n in study["lengths"] if n > native and study["texts_by_length"][str(n)]]
     if study["window"] or "rope" not in study["methods"] or native not in study["lengths"] or not reached:
-        sys.exit(f"{report}: needs method rope, lengths up to {native} and beyond, and no windows")
+        raise ValueError(f"{report}: needs method rope, lengths up to {native} and beyond, and no windows")
     trained = _table(placed(candidates([])[0], rope, native), native)
     points = []
     for label, found in study["methods"].items():
         done = placed(candidates([label])[0], rope, study["target_length"])
         if done.length != found["made_for"]:
-            sys.exit(f"{report}: {label} was made with parameters that its name does not tell")
+            raise ValueError(f"{report}: {label} was made with parameters that its name does not tell")
         for length in reached:
             table = _table(done, length)
             apart = embedded_vector_distance(trained, table, native, length)
@@ -209,6 +212,4 @@ def _picture(points: Sequence[Point]) -> bytes:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(f"usage: {sys.argv[0]} REPORT.json …")
-    main([Path(argument) for argument in sys.argv[1:]])
+    script(main)

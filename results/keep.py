@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from resrope.cli.shell import script
 from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell, cell_folder, read_records, read_run, write_record
 from resrope.posgen.report.page import write_report
@@ -29,10 +29,15 @@ from resrope.posgen.settled import FILE as SETTLED
 from resrope.provenance import provenance
 
 
-def main(source: Path, out: Path) -> None:
+def main(source: Path, out: Path, unpack: bool = False) -> None:
+    """One of the two ways."""
+    (unpacked if unpack else keep)(source, out)
+
+
+def keep(source: Path, out: Path) -> None:
     """Copy and describe a run, or one that is kept already."""
     kept, drawn_at = source / "provenance.json", provenance()["commit"]
-    with _unpacked(source) if kept.is_file() else nullcontext(source) as run:
+    with _looked_at(source) if kept.is_file() else nullcontext(source) as run:
         name, settings = read_run(run)
         records = read_records(run)
         there = json.loads(kept.read_text("utf-8")) if kept.is_file() else describe(name, settings, records)
@@ -58,14 +63,14 @@ def _short(words: str) -> str:
 
 
 @contextmanager
-def _unpacked(kept: Path) -> Iterator[Path]:
+def _looked_at(kept: Path) -> Iterator[Path]:
     """A run's folder as it was, for as long as it is looked at."""
     with TemporaryDirectory() as folder:
-        unpack(kept, Path(folder) / "run")
+        unpacked(kept, Path(folder) / "run")
         yield Path(folder) / "run"
 
 
-def unpack(kept: Path, run: Path) -> None:
+def unpacked(kept: Path, run: Path) -> None:
     """A run as it was, without weights, from the one file of records.
 
     Raises ValueError where ``run`` is there already, or ``kept`` is no kept run.
@@ -88,7 +93,7 @@ def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> di
     made = [{k: v for k, v in r["made"].items() if k != "seconds"} for r in records]
     commits = sorted({str(m["commit"]) for m in made})
     if len(commits) > 1 or commits[0] == "None" or "+" in commits[0]:
-        sys.exit(f"the cells must have run at one clean commit, got {', '.join(commits)}")
+        raise ValueError(f"the cells must have run at one clean commit, got {', '.join(commits)}")
     seconds = {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records}
     return {
         "command": command(name, settings, records),
@@ -116,8 +121,4 @@ def changed(name: str, settings: Settings) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        job, folders = (unpack, sys.argv[2:]) if sys.argv[1] == "--unpack" else (main, sys.argv[1:])
-        job(Path(folders[0]), Path(folders[1]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    script(main)

@@ -8,13 +8,13 @@ seed, and how far its fast features come back beyond the training length (`resro
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from resrope.analysis import recurrences
+from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import title
@@ -34,7 +34,7 @@ Cells = dict[tuple[str, str, int], Record]
 """By method, task and seed."""
 
 
-def main(runs: Sequence[Path], out: Path = HERE) -> None:
+def main(runs: list[Path], out: Path = HERE) -> None:
     """Read, pair, write."""
     settings, cells = _read(runs)
     atomic_write(out / "wavelengths.md", page(settings, cells, runs).markdown())
@@ -46,14 +46,14 @@ def _read(runs: Sequence[Path]) -> tuple[Settings, Cells]:
     for run in runs:
         settings = read_run(run)[1].override({"wavelengths": ()})
         if settings != (first or settings):
-            sys.exit(f"{run}: settings other than wavelengths must be those of {runs[0]}")
+            raise ValueError(f"{run}: settings other than wavelengths must be those of {runs[0]}")
         first = settings
         for record in json.loads((run / "records.json").read_text("utf-8")):
             cell = record["cell"]
             if _is_a_choice(cell["method"]):
                 cells.setdefault((cell["method"], cell["task"], cell["seed"]), record)
     if first is None or not any(method == PLAIN for method, _, _ in cells):
-        sys.exit(f"one of the runs must hold method {PLAIN}")
+        raise ValueError(f"one of the runs must hold method {PLAIN}")
     return first, cells
 
 
@@ -117,6 +117,4 @@ def _signed(over: Summary | None) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(f"usage: {sys.argv[0]} results/RUN …")
-    main([Path(argument) for argument in sys.argv[1:]])
+    script(main)

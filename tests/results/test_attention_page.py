@@ -27,5 +27,5 @@ def test_cells_by_name():
     assert SCRIPT["named"]("semi-recursive-rope-seed12") == Cell(
         task="semi-recursive", method="rope", seed=12
     )
-    with pytest.raises(SystemExit, match="must be a cell's name"):
+    with pytest.raises(ValueError, match="must be a cell's name"):
         SCRIPT["named"]("rope-seed1")

@@ -106,8 +106,8 @@ def test_cells_that_a_run_took_over_are_told_once(kept, tmp_path):
 def test_runs_that_cannot_be_beside_one_another(kept, tmp_path):
     one = kept("one", SETTINGS, record({80: 0.3}))
     other = kept("other", SETTINGS.override({"test_length": 192}), record({80: 0.3}))
-    with pytest.raises(SystemExit, match="other: j, k, lengths and eos_prefix must be those of"):
+    with pytest.raises(ValueError, match="other: j, k, lengths and eos_prefix must be those of"):
         echoes.main([one, other], tmp_path)
-    with pytest.raises(SystemExit, match="nothing must be a kept run"):
+    with pytest.raises(ValueError, match="nothing must be a kept run"):
         echoes.main([tmp_path / "nothing"], tmp_path)
     assert not (tmp_path / "echoes.md").exists()

@@ -101,5 +101,5 @@ def test_the_page(folder, tmp_path):
 
 
 def test_nothing_to_compare_is_said(tmp_path):
-    with pytest.raises(SystemExit, match="no seed was read with both"):
+    with pytest.raises(ValueError, match="no seed was read with both"):
         fine_tuned.main(tmp_path)

@@ -94,5 +94,5 @@ def test_the_files(report, tmp_path):
     ],
 )
 def test_a_report_that_cannot_tell(report, changes, words):
-    with pytest.raises(SystemExit, match=words):
+    with pytest.raises(ValueError, match=words):
         gap_loss.study_points(report(**changes))

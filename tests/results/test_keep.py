@@ -10,7 +10,7 @@ from resrope.posgen.record import Cell, read_records, read_run
 from resrope.posgen.together import groups
 
 SMALL = RESULTS / "small"
-unpack = runpy.run_path(str(RESULTS / "keep.py"))["unpack"]
+unpack = runpy.run_path(str(RESULTS / "keep.py"))["unpacked"]
 
 
 def test_a_kept_run_goes_on_where_it_was(tmp_path):

@@ -44,8 +44,8 @@ def test_an_interval_over_seeds(kept, tmp_path):
 
 def test_runs_that_cannot_be_compared(kept, tmp_path):
     small = kept("small", SETTINGS, record("rope", 0, 4))
-    with pytest.raises(SystemExit, match="settings other than wavelengths must be those of"):
+    with pytest.raises(ValueError, match="settings other than wavelengths must be those of"):
         wavelengths.main([small, kept("quick", preset("quick"), record("rope", 0, 4))], tmp_path)
-    with pytest.raises(SystemExit, match="must hold method rope"):
+    with pytest.raises(ValueError, match="must hold method rope"):
         wavelengths.main([kept("none", LISTED, record("listed-rope", 0, 4))], tmp_path)
     assert not (tmp_path / "wavelengths.md").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -60,13 +60,25 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 a mistake of the user or the machine, 130 interrupted.
+    """Run the command line and exit (``run``)."""
+    run(app, arguments)
+
+
+def script(command: Callable[..., None]) -> None:
+    """Run a file's one function as a command of its own, whose help is what the file says at its head."""
+    own = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    own.command(help=command.__globals__["__doc__"])(command)
+    run(own)
+
+
+def run(commands: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 2 a mistake of the user or the machine, 130 interrupted.
 
     ValueError is a user's mistake, OSError the machine's (a full disk, no permission), ImportError a
     missing extra; anything else is a defect of ours and keeps its traceback.
     """
     try:
-        status = app(args=arguments, standalone_mode=False)
+        status = commands(args=arguments, standalone_mode=False)
     except (ValueError, OSError, ImportError) as error:
         _fail(_one_line(error))
     except MemoryError as error:
