@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from resrope.posgen.batched import Batch
-from resrope.posgen.cell import prepared
 from resrope.posgen.presets import preset
 from resrope.posgen.record import Cell
 from resrope.posgen.settings import Settings
+from resrope.posgen.work import prepared
 from timing import ratio, times
 
 FEW = {"train_rows": 2000, "validation_rows": 10, "test_rows": 10}

@@ -12,7 +12,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 import resrope
 from resrope.posgen import cell as cells
-from resrope.posgen.cell import check_unchanged, run_cell
+from resrope.posgen.cell import run_cell
 from resrope.posgen.embeddings import EMBEDDINGS, check_embedding, embedding
 from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
 from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, XPos
@@ -21,6 +21,7 @@ from resrope.posgen.model import Decoder, ModelConfig
 from resrope.posgen.ops import attend
 from resrope.posgen.positions import PositionEmbedding, Sizes, rotated, when_tested
 from resrope.posgen.record import Cell
+from resrope.posgen.work import check_unchanged
 
 SIZES = Sizes(d_model=24, n_heads=4, head_dim=10, train_length=20, test_length=60)
 SEQ = torch.arange(33)

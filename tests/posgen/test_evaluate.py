@@ -79,8 +79,8 @@ def test_regions_partition_the_generated_positions():
 
 def test_a_model_that_learned_beats_chance_by_far():
     """One short real training run: the whole chain from task to accuracy."""
-    from resrope.posgen.cell import prepared
     from resrope.posgen.record import Cell
+    from resrope.posgen.work import prepared
 
     settings = preset("quick").override(
         {"modulus": 5, "d_model": 64, "d_ff": 128, "epochs": 30, "train_rows": 500, "validation_rows": 50}

@@ -6,12 +6,13 @@ from safetensors.torch import load_file
 
 from resrope.posgen import together as groupwise
 from resrope.posgen.batched import Batch, logits, stacked
-from resrope.posgen.cell import prepared, run_cell
+from resrope.posgen.cell import run_cell
 from resrope.posgen.model import Decoder
 from resrope.posgen.positions import when_tested
 from resrope.posgen.record import Cell, cell_folder
 from resrope.posgen.runner import matrix, run_matrix
 from resrope.posgen.together import groups, run_group
+from resrope.posgen.work import prepared
 
 CPU = torch.device("cpu")
 # A rotation, a bias, weights of its own under a bias, a vector added, positions drawn at every step.

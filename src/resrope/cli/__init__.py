@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. It may import everything; nothing imports it."""
+"""The command line: parse, call, print. It may import everything; nothing of the package imports it."""
 
 from resrope.cli.shell import app, main
 

@@ -61,10 +61,10 @@ def how_of(
 
 def train(out: Path, cells: Sequence[Cell], settings: Settings, how: How) -> None:
     """Run those of ``cells`` that ``out`` does not hold yet, under a bar."""
-    from resrope.posgen.cell import check_unchanged
     from resrope.posgen.record import read_record
     from resrope.posgen.settled import rounds
     from resrope.posgen.train import total_steps
+    from resrope.posgen.work import check_unchanged
 
     pending = sum(read_record(out, cell) is None for cell in cells)
     if not pending:

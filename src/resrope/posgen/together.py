@@ -18,22 +18,12 @@ from torch import Tensor
 from resrope.devices import device_of
 from resrope.files import remove_leftovers
 from resrope.posgen.batched import Batch
-from resrope.posgen.cell import (
-    Work,
-    finish,
-    gave_up,
-    look_at,
-    not_finite,
-    prepared,
-    restore,
-    run_twins,
-    state_of,
-    without_denormals,
-)
+from resrope.posgen.cell import run_twins, without_denormals
 from resrope.posgen.embeddings import when_trained
 from resrope.posgen.record import Cell, cell_folder, read_notes, read_record, read_tensors, write_tensors
 from resrope.posgen.settings import Settings
 from resrope.posgen.train import look_steps
+from resrope.posgen.work import Work, finish, gave_up, look_at, not_finite, prepared, restore, state_of
 from resrope.spec import Frequencies
 
 Group = tuple[Cell, ...]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from resrope.posgen.cell import prepared, run_cell
+from resrope.posgen.cell import run_cell
 from resrope.posgen.model import Decoder
 from resrope.posgen.positions import Where, rotated
 from resrope.posgen.record import Cell, open_run, read_tensors
 from resrope.posgen.report.attention import drawn, grid, look
+from resrope.posgen.work import prepared
 
 CELL = Cell(task="semi-recursive", method="alibi", seed=0)
 

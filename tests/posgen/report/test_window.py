@@ -6,13 +6,14 @@ import pytest
 import torch
 from tests.posgen.conftest import TINY
 
-from resrope.posgen.cell import run_cell, trained
+from resrope.posgen.cell import run_cell
 from resrope.posgen.model import Decoder
 from resrope.posgen.positions import rotated
 from resrope.posgen.record import Cell, open_run, read_records, read_run
 from resrope.posgen.report.page import write_report
 from resrope.posgen.report.window import FILE, grid, limited, read_retested, retest, retest_run
 from resrope.posgen.settings import Settings
+from resrope.posgen.work import trained
 
 CELLS = [
     Cell(task=task, method=method, seed=0)

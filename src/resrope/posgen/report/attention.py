@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from resrope.page import Grid
 from resrope.pictures import figure
-from resrope.posgen.cell import trained
 from resrope.posgen.locality import kinds, windows
 from resrope.posgen.record import Cell
 from resrope.posgen.report.tables import number
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
+from resrope.posgen.work import trained
 
 Array = npt.NDArray[np.float64]
 _ROWS = 20

@@ -18,7 +18,6 @@ import torch
 
 from resrope.files import atomic_write
 from resrope.page import Grid
-from resrope.posgen.cell import trained
 from resrope.posgen.evaluate import counted, evaluate
 from resrope.posgen.positions import Where
 from resrope.posgen.record import Cell, read_records, read_run
@@ -26,6 +25,7 @@ from resrope.posgen.report.summary import methods_of, rules_alone, tasks_of
 from resrope.posgen.report.tables import number
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
+from resrope.posgen.work import trained
 from resrope.provenance import provenance
 from resrope.rundir import read_json
 from resrope.spec.check import integer
