@@ -112,6 +112,10 @@ def test_show(capsys, tmp_path):
     assert "x_5 = (x_0 + x_2 + x_3 + x_4) mod 7 = (1 + 3 + 4 + 3) mod 7 = 4" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert output(capsys, "posgen", "show").count(" mod 7 = ") == 6
+    product = output(capsys, "posgen", "show", "--task", "cot", "--h", "product", "--prefix", "0,4,1,5")
+    assert "x_12 = product(x_0, x_9, x_10, x_11) = product(0, 3, 6, 2) = 1" in product  # 0·3 + 6 + 2 mod 7
+    drawn = {output(capsys, "posgen", "show", "--h", "lookup", "--h-seed", seed) for seed in "01"}
+    assert len(drawn) == 2
 
 
 def test_run_report_and_run_again(tmp_path):

@@ -60,6 +60,8 @@ def show(
     modulus: Annotated[int, typer.Option(help="m, the size of the vocabulary.")] = 7,
     j: Annotated[int, typer.Option("--j", help="Front tokens.")] = 1,
     k: Annotated[int, typer.Option("--k", help="Local tokens.")] = 3,
+    h: Annotated[str, typer.Option("--h", help="sum, latin, product, lookup, bit.")] = "sum",
+    h_seed: Annotated[int, typer.Option(help="Of an h that is drawn at random.")] = 0,
     prefix: Annotated[
         str | None, typer.Option(help="The first j+k tokens: 1,2,3,4.  [default: random]")
     ] = None,
@@ -69,6 +71,8 @@ def show(
     """Figure 2: a sequence, the token being generated and the tokens it depends on.
 
     Example: `resrope posgen show --task cot --position 12 --plot figure2.png`
+
+    Example: `resrope posgen show --task semi-recursive --h bit`
     """
     from resrope.cli.output import console
     from resrope.posgen.show import draw, example, render_text
@@ -76,7 +80,9 @@ def show(
 
     given = None if prefix is None else numbers("--prefix", prefix)
     examples = [
-        example(Task(name=name, j=j, k=k, modulus=modulus), position, prefix=given, seed=seed)
+        example(
+            Task(name=name, j=j, k=k, modulus=modulus, h=h, h_seed=h_seed), position, prefix=given, seed=seed
+        )
         for name in (TASKS if tasks is None else names("--task", tasks))
     ]
     if plot is not None:
