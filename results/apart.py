@@ -14,6 +14,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from resrope.cli.shell import script
 from resrope.posgen.presets import preset
 from resrope.spec import frequencies
 
@@ -54,4 +55,4 @@ def _near(wavelength: float) -> range:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

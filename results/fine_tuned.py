@@ -65,7 +65,7 @@ class Evidence:
 
 
 def read(folder: Path) -> Evidence:
-    """Everything that is finished. Exits when no seed was read with both methods."""
+    """Everything that is finished. Raises ValueError when no seed was read with both methods."""
     tunings, readings, passkeys = {}, {}, {}
     for method in METHODS:
         for file in sorted(folder.glob(f"{method}-seed*/record.json")):

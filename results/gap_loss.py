@@ -52,6 +52,8 @@ def study_points(report: Path) -> list[dict[str, Any]]:
     tables that its labels alone decide.
     """
     study = json.loads(report.read_text("utf-8"))
+    if not isinstance(study, dict) or not {"model", "methods", "texts_by_length"} <= study.keys():
+        raise ValueError(f"{report} must be the report.json of a study (resrope perplexity)")
     rope, native = read_config(study["model"]), study["native_length"]
     reached = [n for n in study["lengths"] if n > native and study["texts_by_length"][str(n)]]
     if study["window"] or "rope" not in study["methods"] or native not in study["lengths"] or not reached:

@@ -16,7 +16,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from resrope.cli.shell import script
 from resrope.posgen.presets import preset
@@ -29,12 +31,12 @@ from resrope.posgen.settled import FILE as SETTLED
 from resrope.provenance import provenance
 
 
-def main(source: Path, out: Path, unpack: bool = False) -> None:
+def main(source: Path, out: Path, unpack: Annotated[bool, typer.Option("--unpack")] = False) -> None:
     """One of the two ways."""
-    (unpacked if unpack else keep)(source, out)
+    (unpack_run if unpack else keep_run)(source, out)
 
 
-def keep(source: Path, out: Path) -> None:
+def keep_run(source: Path, out: Path) -> None:
     """Copy and describe a run, or one that is kept already."""
     kept, drawn_at = source / "provenance.json", provenance()["commit"]
     with _looked_at(source) if kept.is_file() else nullcontext(source) as run:
@@ -66,11 +68,11 @@ def _short(words: str) -> str:
 def _looked_at(kept: Path) -> Iterator[Path]:
     """A run's folder as it was, for as long as it is looked at."""
     with TemporaryDirectory() as folder:
-        unpacked(kept, Path(folder) / "run")
+        unpack_run(kept, Path(folder) / "run")
         yield Path(folder) / "run"
 
 
-def unpacked(kept: Path, run: Path) -> None:
+def unpack_run(kept: Path, run: Path) -> None:
     """A run as it was, without weights, from the one file of records.
 
     Raises ValueError where ``run`` is there already, or ``kept`` is no kept run.
@@ -90,17 +92,23 @@ def unpacked(kept: Path, run: Path) -> None:
 
 def describe(name: str, settings: Settings, records: list[dict[str, Any]]) -> dict[str, Any]:
     """What made the records, and the command that makes them again."""
-    made = [{k: v for k, v in r["made"].items() if k != "seconds"} for r in records]
+    made = [{k: v for k, v in r["made"].items() if k not in ("seconds", "trained_as_one")} for r in records]
     commits = sorted({str(m["commit"]) for m in made})
     if len(commits) > 1 or commits[0] == "None" or "+" in commits[0]:
         raise ValueError(f"the cells must have run at one clean commit, got {', '.join(commits)}")
     seconds = {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records}
     return {
         "command": command(name, settings, records),
-        "made": made[0],
+        "made": {key: _told([m.get(key) for m in made]) for key in dict.fromkeys(k for m in made for k in m)},
         "seconds_per_cell": seconds,
         "seconds_in_all": round(sum(seconds.values()), 1),
     }
+
+
+def _told(values: list[Any]) -> Any:
+    """What is the same of all cells, or all that there is."""
+    distinct = [v for i, v in enumerate(values) if v not in values[:i]]
+    return distinct[0] if len(distinct) == 1 else distinct
 
 
 def command(name: str, settings: Settings, records: list[dict[str, Any]]) -> str:

@@ -11,13 +11,22 @@ from resrope.posgen.model import Decoder
 from resrope.posgen.positions import when_tested
 from resrope.posgen.record import Cell, cell_folder
 from resrope.posgen.runner import matrix, run_matrix
-from resrope.posgen.together import groups, run_group
+from resrope.posgen.together import Group, groups, run_group
 from resrope.posgen.work import prepared
 
 CPU = torch.device("cpu")
 # A rotation, a bias, weights of its own under a bias, a vector added, positions drawn at every step.
 METHODS = ["resonance-yarn", "alibi", "fire", "learned", "randomised-rope"]
-GROUP = tuple(Cell(task="cot", method=method, seed=seed) for seed, method in enumerate(METHODS))
+CELLS = tuple(Cell(task="cot", method=method, seed=seed) for seed, method in enumerate(METHODS))
+GROUP = Group(cells=CELLS, batched=True)
+
+
+def batch(cells):
+    return Group(cells=tuple(cells), batched=True)
+
+
+def single(cell):
+    return Group(cells=(cell,), batched=False)
 
 
 @pytest.fixture
@@ -26,7 +35,7 @@ def plain(tiny):
 
 
 def test_every_model_computes_what_it_computes_alone(plain):
-    works = [prepared(cell, plain) for cell in GROUP]
+    works = [prepared(cell, plain) for cell in CELLS]
     models = [work.trainer.model for work in works]
     wheres = [when_tested(work.trainer.position, 0)(11) for work in works]
     tokens = torch.stack([work.trainer.tokens[:3, :11] for work in works])
@@ -47,7 +56,7 @@ def numbers(record):
 def test_they_learn_what_each_learns_alone(plain, tmp_path, changes):
     settings = plain.override(changes)
     records = run_group(tmp_path / "group", GROUP, settings)
-    for cell, record in zip(GROUP, records, strict=True):
+    for cell, record in zip(CELLS, records, strict=True):
         alone = run_cell(tmp_path / "alone", cell, settings)
         assert record["embedding"] == alone["embedding"]
         for one, other in zip(record["history"], alone["history"], strict=True):
@@ -98,31 +107,43 @@ def test_killed_between_two_records_the_first_stays(tiny, tmp_path, monkeypatch)
         patch.setattr(groupwise, "finish", finish)
         with pytest.raises(KeyboardInterrupt):
             run_group(tmp_path / "broken", GROUP, tiny)
-    (group,) = groups(tmp_path / "broken", GROUP, tiny)
+    (group,) = groups(tmp_path / "broken", CELLS, tiny)
     assert group == GROUP
     again = run_group(tmp_path / "broken", group, tiny)
     assert again[:2] == json.loads(json.dumps(finished))
     assert list(map(numbers, again)) == list(map(numbers, whole))
 
 
-def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path):
+def test_what_is_begun_goes_on_as_it_began(tiny, tmp_path, monkeypatch):
     cells = matrix(["cot", "recursive"], ["rope", "yarn"], [0, 1, 2])
     of = {task: [c for c in cells if c.task == task] for task in ("cot", "recursive")}
-    assert groups(tmp_path, cells, tiny, 4) == [
-        tuple(of["cot"][:4]),
-        tuple(of["recursive"][:4]),
-        tuple(of["cot"][4:]),
-        tuple(of["recursive"][4:]),
+    assert groups(tmp_path, cells, tiny, together=4) == [
+        batch(of["cot"][:4]),
+        batch(of["recursive"][:4]),
+        batch(of["cot"][4:]),
+        batch(of["recursive"][4:]),
     ]
     interrupted(tmp_path, tiny, 22)  # five of other methods
-    assert groups(tmp_path, cells, tiny) == [
-        (cell,) for cell in cells
-    ]  # a table a seed, as the matrix has them
-    assert groups(tmp_path, [*cells, GROUP[1]], tiny, 6)[0] == GROUP
+    assert groups(tmp_path, cells, tiny) == [single(c) for c in cells]  # a table a seed, as in the matrix
+    assert groups(tmp_path, cells, tiny, device="cuda") == [batch([c]) for c in cells]
+    assert groups(tmp_path, [*cells, CELLS[1]], tiny, together=6)[0] == GROUP
     run_cell(tmp_path, cells[0], tiny)  # finished
-    (cell_folder(tmp_path, cells[1])).mkdir(parents=True)
-    (cell_folder(tmp_path, cells[1]) / "checkpoint.safetensors").touch()  # begun alone
-    assert groups(tmp_path, of["cot"], tiny, 9) == [(cells[1],), tuple(of["cot"][2:])]
+    begin(tmp_path, cells[1], tiny, monkeypatch)
+    later = [single(cells[1]), batch(of["cot"][2:])]
+    assert groups(tmp_path, of["cot"], tiny, together=9) == later
+    assert groups(tmp_path, of["cot"], tiny, together=9, device="cuda") == later
+
+
+def begin(out, cell, settings, monkeypatch):
+    """Train a cell alone, and stop before its record."""
+
+    def stop(out, work):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resrope.posgen.cell.finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(out, cell, settings)
 
 
 def test_cells_give_up_one_by_one(tiny, tmp_path):
@@ -142,7 +163,7 @@ def test_what_a_cell_gave_up_with_stays_and_is_what_it_has_alone(plain, tmp_path
     records = run_group(tmp_path / "group", GROUP, settings)
     looks = [len(record["history"]) for record in records]
     assert len(set(looks)) > 1
-    for cell, record in zip(GROUP, records, strict=True):
+    for cell, record in zip(CELLS, records, strict=True):
         alone = run_cell(tmp_path / "alone", cell, settings)
         assert len(record["history"]) == len(alone["history"])
         one, other = (
@@ -159,7 +180,7 @@ def test_what_a_cell_gave_up_with_stays_and_is_what_it_has_alone(plain, tmp_path
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, monkeypatch, index):
-    whole = run_group(tmp_path / "whole", GROUP[:index] + GROUP[index + 1 :], plain)
+    whole = run_group(tmp_path / "whole", batch(CELLS[:index] + CELLS[index + 1 :]), plain)
 
     def breaks(batch, plain=Batch._one_step):
         losses = plain(batch)
@@ -169,10 +190,10 @@ def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, mon
         return losses
 
     monkeypatch.setattr(Batch, "_one_step", breaks)
-    with pytest.raises(ValueError, match=f"{GROUP[index].name}: the loss is nan at step 5; lower learning"):
+    with pytest.raises(ValueError, match=f"{CELLS[index].name}: the loss is nan at step 5; lower learning"):
         run_group(tmp_path / "run", GROUP, plain)
-    assert groups(tmp_path / "run", GROUP, plain) == [(GROUP[index],)]  # the others are finished
-    left = [c for c in GROUP if c != GROUP[index]]
+    assert groups(tmp_path / "run", CELLS, plain) == [single(CELLS[index])]  # the others are finished
+    left = [c for c in CELLS if c != CELLS[index]]
     for cell, expected in zip(left, whole, strict=True):
         record = json.loads((cell_folder(tmp_path / "run", cell) / "record.json").read_text())
         assert record["last"]["loss"] == pytest.approx(expected["last"]["loss"], rel=1e-3)
@@ -181,23 +202,18 @@ def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, mon
 
 def test_what_a_kill_left_half_written_is_nobodys_group(tiny, tmp_path):
     interrupted(tmp_path, tiny, 22)
-    file = tmp_path / "together" / f"{GROUP[0].name}.safetensors"
+    file = tmp_path / "together" / f"{CELLS[0].name}.safetensors"
     (file.parent / f".{file.name}.abcd.partial").write_bytes(file.read_bytes()[:1000])
     (file.parent / f".{file.name}.0123.partial").write_bytes(file.read_bytes())
-    assert groups(tmp_path, GROUP, tiny) == [GROUP]
+    assert groups(tmp_path, CELLS, tiny) == [GROUP]
     run_group(tmp_path, GROUP, tiny)
     assert not list(file.parent.iterdir())
 
 
 def test_a_cell_begun_alone_on_a_cpu_goes_on_there(tiny, tmp_path, monkeypatch):
-    def stop(out, work):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("resrope.posgen.cell.finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_cell(tmp_path, GROUP[0], tiny)
-    (record,) = run_group(tmp_path, GROUP[:1], tiny, device="cpu:0")
+    begin(tmp_path, CELLS[0], tiny, monkeypatch)
+    (group,) = groups(tmp_path, CELLS[:1], tiny, together=2, device="cpu:0")
+    (record,) = run_group(tmp_path, group, tiny, device="cpu:0")
     assert "together" not in record["made"]
 
 

@@ -1,12 +1,13 @@
 """Cells that training cannot tell apart are trained once, and each has what it would have alone."""
 
 import pytest
+import torch
 
 from resrope.posgen import cell as cells_of
-from resrope.posgen.cell import run_cell, run_twins
-from resrope.posgen.record import Cell, cell_folder
+from resrope.posgen.cell import run_cell, run_twins, twins
+from resrope.posgen.record import Cell, cell_folder, read_record, read_tensors, write_tensors
 from resrope.posgen.runner import matrix, run_matrix
-from resrope.posgen.together import groups, run_group, twins
+from resrope.posgen.together import Group, groups, run_group
 from resrope.posgen.train import Trainer, total_steps
 
 METHODS = ["rope", "yarn", "dynamic-ntk"]
@@ -19,7 +20,7 @@ def late(tiny):
     return tiny.override({"scale_in_training": False})
 
 
-def test_who_is_whose_twin(late, tiny):
+def test_who_is_whose_twin(late, tiny, tmp_path):
     methods = ["rope", "resonance-rope", "yarn", "alibi", "resonance-yarn", "distinct-rope", "p-rope"]
     cells = matrix(["cot", "recursive"], methods, [0, 1])
     found = [tuple(cell.method for cell in group) for group in twins(cells, late)]
@@ -29,6 +30,13 @@ def test_who_is_whose_twin(late, tiny):
     for group in twins(cells, late):
         assert len({(cell.task, cell.seed) for cell in group}) == 1
     assert [len(group) for group in twins(cells[:5], tiny)] == [1] * 5  # scaled in training, they differ
+    with pytest.raises(ValueError, match="must not tell these cells apart: cot-rope-seed0, cot-yarn-seed0"):
+        run_twins(tmp_path, (cells[0], cells[2]), tiny)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dynamic_ntk_is_rope_as_long_as_sequences_are_short(tiny):
+    assert twins([cell for cell in GROUP if cell.method != "yarn"], tiny) == [(GROUP[0], GROUP[2])]
 
 
 def numbers(record):
@@ -94,24 +102,80 @@ def test_interrupted_they_end_with_the_same_bits(late, tmp_path, stop_after):
     assert list(map(numbers, again)) == same_as_alone(out, tmp_path / "alone", late)
 
 
-@pytest.mark.parametrize("saves", [1, 4, 5])
-def test_killed_between_two_checkpoints_who_is_behind_catches_up(late, tmp_path, monkeypatch, saves):
-    saved = []
+def stopped(out, settings, monkeypatch, part, calls):
+    """Killed instead of so many calls of a part later."""
+    done, plain = [], getattr(cells_of, part)
 
-    def save(out, work, plain=cells_of._save):
-        if len(saved) == saves:
+    def call(out, work):
+        if len(done) == calls:
             raise KeyboardInterrupt
-        saved.append(work.cell)
-        plain(out, work)
+        done.append(work.cell)
+        return plain(out, work)
 
-    out = tmp_path / "broken"
     with monkeypatch.context() as patch:
-        patch.setattr(cells_of, "_save", save)
+        patch.setattr(cells_of, part, call)
         with pytest.raises(KeyboardInterrupt):
-            run_twins(out, GROUP, late)
-    assert groups(out, GROUP, late, 2) == [GROUP]  # begun so, it goes on so
-    again = run_group(out, GROUP, late)
-    assert list(map(numbers, again)) == same_as_alone(out, tmp_path / "alone", late)
+            run_twins(out, GROUP, settings)
+
+
+@pytest.mark.parametrize("saves", [4, 5])
+def test_killed_between_two_checkpoints_who_is_behind_catches_up(late, tmp_path, monkeypatch, saves):
+    stopped(tmp_path / "broken", late, monkeypatch, "_save", saves)
+    (group,) = groups(tmp_path / "broken", GROUP, late, together=2)
+    assert group == Group(cells=GROUP, batched=False)  # begun so, it goes on so
+    again = run_group(tmp_path / "broken", group, late)
+    assert list(map(numbers, again)) == same_as_alone(tmp_path / "broken", tmp_path / "alone", late)
+
+
+def test_killed_between_two_records_the_others_say_how_they_were_trained(late, tmp_path, monkeypatch):
+    stopped(tmp_path / "broken", late, monkeypatch, "finish", 1)
+    again = run_twins(tmp_path / "broken", GROUP, late)
+    assert [record["made"]["trained_as_one"] for record in again] == [3, 3, 3]
+
+
+def test_who_was_begun_with_other_threads_goes_on_with_them(late, tmp_path, monkeypatch):
+    for cell, threads in zip(GROUP, (2, 1, 2), strict=True):
+        torch.set_num_threads(threads)
+        with monkeypatch.context() as patch:
+            patch.setattr(cells_of, "finish", lambda out, work: {})
+            run_cell(tmp_path, cell, late)
+    torch.set_num_threads(1)
+    found = groups(tmp_path, GROUP, late)
+    assert [group.cells for group in found] == [GROUP[1:2], (GROUP[0], GROUP[2])]
+    for group in found:
+        run_group(tmp_path, group, late)
+    threads = [run_cell(tmp_path, cell, late)["made"]["threads"] for cell in GROUP]
+    assert threads == [2, 1, 2]
+
+
+def test_who_stands_elsewhere_is_trained_for_itself(late, tmp_path, monkeypatch, steps):
+    """As when it was begun on a machine that rounds otherwise: no weights of another come in its place."""
+    stopped(tmp_path, late, monkeypatch, "_save", 3)
+    file = cell_folder(tmp_path, GROUP[1]) / "checkpoint.safetensors"
+    tensors, notes = read_tensors(file)
+    tensors["model.embedding"] += 0.1
+    write_tensors(file, tensors, notes)
+    before = len(steps)
+    records = run_twins(tmp_path, GROUP, late)
+    assert len(steps) - before == 2 * (total_steps(late) - notes["step"])
+    assert records[1]["history"][-1]["train_loss"] != records[0]["history"][-1]["train_loss"]
+    assert records[2]["history"][-1]["train_loss"] == records[0]["history"][-1]["train_loss"]
+
+
+def test_who_had_given_up_keeps_what_it_has_when_the_others_diverge(late, tmp_path, monkeypatch):
+    settings = late.override(
+        {"patience": 1, "looks": 12, "best_by": "accuracy", "learning_rate": 0.1, "look_rows": 12}
+    )
+    expected = [len(record["history"]) for record in run_twins(tmp_path / "well", GROUP, settings)]
+    assert expected[0] < expected[2]
+
+    def breaks(trainer, plain=Trainer._one_step):
+        return plain(trainer) if trainer.step <= expected[0] else float("nan")  # a look a step
+
+    monkeypatch.setattr(Trainer, "_one_step", breaks)
+    with pytest.raises(ValueError, match="cot-dynamic-ntk-seed0: the loss is nan"):
+        run_twins(tmp_path / "ill", GROUP, settings)
+    assert [read_record(tmp_path / "ill", cell) is not None for cell in GROUP] == [True, True, False]
 
 
 def test_a_twin_that_comes_later_is_trained_for_itself(late, tmp_path, steps):

@@ -7,10 +7,10 @@ import pytest
 from tests.results.test_leaderboard import RESULTS
 
 from resrope.posgen.record import Cell, read_records, read_run
-from resrope.posgen.together import groups
+from resrope.posgen.together import Group, groups
 
 SMALL = RESULTS / "small"
-unpack = runpy.run_path(str(RESULTS / "keep.py"))["unpacked"]
+unpack = runpy.run_path(str(RESULTS / "keep.py"))["unpack_run"]
 
 
 def test_a_kept_run_goes_on_where_it_was(tmp_path):
@@ -22,7 +22,9 @@ def test_a_kept_run_goes_on_where_it_was(tmp_path):
         json.dumps(r) for r in json.loads((SMALL / "records.json").read_text())
     }
     there, new = Cell(task="cot", method="yarn", seed=4), Cell(task="cot", method="yarn", seed=5)
-    assert groups(tmp_path / "small", [there, new], read_run(SMALL)[1]) == [(new,)]
+    assert groups(tmp_path / "small", [there, new], read_run(SMALL)[1]) == [
+        Group(cells=(new,), batched=False)
+    ]
 
 
 def test_what_is_there_is_not_unpacked_over(tmp_path):

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from resrope.files import remove_leftovers
+from resrope.posgen.embeddings import when_trained
 from resrope.posgen.record import Cell, cell_folder, read_record, read_tensors, write_tensors
 from resrope.posgen.settings import Settings
 from resrope.posgen.train import look_steps
 from resrope.posgen.work import Work, finish, gave_up, look_at, not_finite, prepared, restore, state_of
+from resrope.spec import Frequencies
 
 Progress = Callable[[int], None]
 
@@ -32,30 +34,40 @@ def run_cell(
     return run_twins(out, [cell], settings, progress)[0]
 
 
+def twins(cells: Sequence[Cell], settings: Settings) -> list[tuple[Cell, ...]]:
+    """The cells, together where they are one model as long as it trains: of one task, one seed and one
+    embedding as training sees it."""
+    seen = {method: when_trained(method, settings) for method in {cell.method for cell in cells}}
+    found: dict[tuple[str, int, Frequencies | str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.task, cell.seed, seen[cell.method]), []).append(cell)
+    return [tuple(alike) for alike in found.values()]
+
+
 def run_twins(
     out: Path, cells: Sequence[Cell], settings: Settings, progress: Progress = lambda steps: None
 ) -> list[dict[str, Any]]:
-    """``run_cell`` of cells that are one model as long as it trains (``together.twins``): trained once, each
-    tested with its own table.
+    """``run_cell`` of ``twins``: trained once, each tested with its own table.
 
     Each has the numbers, the files and the checkpoints that it would have alone, bit for bit; its seconds are
-    its share. ``progress`` is told of steps of cells.
+    its share. ``progress`` is told of steps of cells. Raises ValueError for cells that are not twins.
     """
+    if len(twins(cells, settings)) > 1:
+        raise ValueError(f"training must not tell these cells apart: {', '.join(c.name for c in cells)}")
     done = {cell: record for cell in cells if (record := read_record(out, cell)) is not None}
     works = [prepared(cell, settings) for cell in cells if cell not in done]
     with without_denormals():
         for work in works:
-            if len(works) > 1:
-                work.made = {"trained_as_one": len(works)}
             remove_leftovers(cell_folder(out, work.cell))
             _resume(out, work)
             progress(work.trainer.step)
         for look in look_steps(settings):
+            done |= {work.cell: finish(out, work) for work in works if gave_up(work)}
+            works = [work for work in works if work.cell not in done]
             # All of these stand at the look before: a kill may have left some ahead, none further behind.
-            behind = [w for w in works if w.trainer.step < look and not gave_up(w)]
-            if behind:
-                _train_to(look, behind, progress)
-                for work in behind:
+            for alike in _alike([work for work in works if work.trainer.step < look]):
+                _train_to(look, alike, progress)
+                for work in alike:
                     _save(out, work)
         done |= {work.cell: finish(out, work) for work in works}
     return [done[cell] for cell in cells]
@@ -69,6 +81,20 @@ def without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def _alike(works: Sequence[Work]) -> list[list[Work]]:
+    """All together, unless they were begun apart on machines that round otherwise."""
+    found: list[list[Work]] = []
+    for work in works:
+        weights = work.trainer.named_parameters()
+        for alike in found:
+            if all(torch.equal(p, weights[n]) for n, p in alike[0].trainer.named_parameters().items()):
+                alike.append(work)
+                break
+        else:
+            found.append([work])
+    return found
 
 
 def _train_to(look: int, works: Sequence[Work], progress: Progress) -> None:
@@ -85,6 +111,8 @@ def _train_to(look: int, works: Sequence[Work], progress: Progress) -> None:
         other.restore(first.state(), first.step)
     for work in works:
         look_at(work, losses)
+        if others:
+            work.made["trained_as_one"] = max(len(works), work.made.get("trained_as_one", 0))
     for work in works:
         work.seconds += (time.perf_counter() - started) / len(works)
 

@@ -114,6 +114,8 @@ _MAKERS: dict[str, Callable[[int, int, int, int], TokenFunction]] = {
 }
 FUNCTIONS = tuple(_MAKERS)
 """The names that h can have."""
+DRAWN = ("latin", "lookup", "bit")
+"""Those that are drawn at random from a seed."""
 
 
 @cache

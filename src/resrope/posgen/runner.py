@@ -17,7 +17,7 @@ import torch
 
 from resrope.posgen.record import Cell, read_record
 from resrope.posgen.settings import Settings
-from resrope.posgen.together import Group, groups, run_group, twins
+from resrope.posgen.together import Group, fresh, groups, run_group
 
 Report = Callable[[Cell, int], None]
 
@@ -60,10 +60,10 @@ def run_matrix(
     done, ``finished`` once per cell run here. Raises ValueError when jobs or together < 1, and what a cell
     raised (the other running ones end with it).
     """
-    pending = groups(out, cells, settings, at_least_one("together", together))
+    how: dict[str, Any] = {"together": at_least_one("together", together), "device": device}
+    pending = groups(out, cells, settings, **how)
     # By all cells, not by those pending: a cell begun again must get as many threads as before.
-    units = -(-len(cells) // together) if together > 1 else len(twins(cells, settings))
-    workers = min(at_least_one("jobs", jobs), units)
+    workers = min(at_least_one("jobs", jobs), len(fresh(cells, settings, **how)))
     if pending:
         threads = max(1, default_jobs() // workers)
         with _pool(workers, threads, progress) as pool:
@@ -77,7 +77,7 @@ def _collect(
 ) -> None:
     try:
         for future in as_completed(futures):
-            for cell, record in zip(futures[future], future.result(), strict=True):
+            for cell, record in zip(futures[future].cells, future.result(), strict=True):
                 finished(cell, record)
     except BrokenProcessPool as error:
         raise ValueError(
@@ -145,9 +145,9 @@ def _work(out: Path, group: Group, settings: Settings, device: str) -> list[dict
         nonlocal told, waiting
         waiting += steps
         if time.monotonic() - told > 0.25:
-            _queue.put((group[0], waiting))
+            _queue.put((group.cells[0], waiting))
             told, waiting = time.monotonic(), 0
 
     records = run_group(out, group, settings, device=device, progress=progress)
-    _queue.put((group[0], waiting))
+    _queue.put((group.cells[0], waiting))
     return records

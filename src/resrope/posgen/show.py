@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resrope.files import atomic_write
+from resrope.posgen.functions import DRAWN
 from resrope.posgen.tasks import Task, generate
 from resrope.spec import check
 
@@ -62,7 +63,8 @@ def example(task: Task, position: int, *, prefix: Sequence[int] | None = None, s
 
 def title(task: Task) -> str:
     """The setting in one line: `cot: j = 1, k = 3, m = 7, h = sum`."""
-    return f"{task.name}: j = {task.j}, k = {task.k}, m = {task.modulus}, h = {_h_name(task)}"
+    seed = f", h_seed = {task.h_seed}" if task.h in DRAWN else ""
+    return f"{task.name}: j = {task.j}, k = {task.k}, m = {task.modulus}, h = {_h_name(task)}{seed}"
 
 
 def equation(example: Example) -> str:

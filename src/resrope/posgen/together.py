@@ -1,4 +1,5 @@
-"""Cells that are trained together as one model (``batched``), resumable at every look like a cell alone.
+"""Which cells are trained together, and those that are so as one model with one more axis (``batched``),
+resumable at every look like a cell alone.
 
 OUT/together/<first cell>.safetensors   only while they are unfinished: all that their rest follows from
 """
@@ -18,47 +19,50 @@ from torch import Tensor
 from resrope.devices import device_of
 from resrope.files import remove_leftovers
 from resrope.posgen.batched import Batch
-from resrope.posgen.cell import run_twins, without_denormals
-from resrope.posgen.embeddings import when_trained
+from resrope.posgen.cell import run_twins, twins, without_denormals
 from resrope.posgen.record import Cell, cell_folder, read_notes, read_record, read_tensors, write_tensors
 from resrope.posgen.settings import Settings
 from resrope.posgen.train import look_steps
 from resrope.posgen.work import Work, finish, gave_up, look_at, not_finite, prepared, restore, state_of
-from resrope.spec import Frequencies
-
-Group = tuple[Cell, ...]
 
 
-def groups(out: Path, cells: Sequence[Cell], settings: Settings, together: int = 1) -> list[Group]:
-    """The cells that are not finished: those that are begun as they began, then the others ``together`` at a
-    time, of one task, or else as ``twins``, in the order of ``cells``."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Cells that one process trains: one model each, ``batched`` as one with one more axis, or else twins
+    (``run_twins``), of which one is trained."""
+
+    cells: tuple[Cell, ...]
+    batched: bool
+
+
+def groups(
+    out: Path, cells: Sequence[Cell], settings: Settings, *, together: int = 1, device: str = "cpu"
+) -> list[Group]:
+    """The cells that are not finished: those that are begun as they began, then the others (``fresh``)."""
     files = sorted(_folder(out).glob("*.safetensors"))
-    begun = [group for file in files if set(group := _cells(file)) & set(cells)]
-    left = [c for c in cells if read_record(out, c) is None and not any(c in group for group in begun)]
-    alike = twins(left, settings)
-    begun += [group for group in alike if any(_begun_alone(out, cell) for cell in group)]
-    new = [group for group in alike if group not in begun]
-    if together > 1:
-        new = _batches([cell for cell in left if not any(cell in group for group in begun)], together)
-    return begun + sorted(new, key=lambda group: cells.index(group[0]))
+    begun = [Group(cells=c, batched=True) for file in files if set(c := _cells(file)) & set(cells)]
+    there = {cell for group in begun for cell in group.cells}
+    left = [cell for cell in cells if cell not in there and read_record(out, cell) is None]
+    # With other numbers of threads they may have come to other weights.
+    threads = {cell: _threads(out, cell) for cell in left}
+    for number in sorted({n for n in threads.values() if n is not None}):
+        alike = twins([cell for cell in left if threads[cell] == number], settings)
+        begun += [Group(cells=c, batched=False) for c in alike]
+    new = [cell for cell in left if threads[cell] is None]
+    return begun + fresh(new, settings, together=together, device=device)
 
 
-def twins(cells: Sequence[Cell], settings: Settings) -> list[Group]:
-    """Cells that are one model as long as it trains: of one task, one seed and one embedding as training sees
-    it."""
-    seen = {method: when_trained(method, settings) for method in {cell.method for cell in cells}}
-    found: dict[tuple[str, int, Frequencies | str], list[Cell]] = {}
-    for cell in cells:
-        found.setdefault((cell.task, cell.seed, seen[cell.method]), []).append(cell)
-    return [tuple(group) for group in found.values()]
-
-
-def _batches(cells: Sequence[Cell], size: int) -> list[Group]:
-    """So many cells of one task at a time."""
-    of = {
-        task: [cell for cell in cells if cell.task == task] for task in dict.fromkeys(c.task for c in cells)
-    }
-    return [tuple(same[i : i + size]) for same in of.values() for i in range(0, len(same), size)]
+def fresh(
+    cells: Sequence[Cell], settings: Settings, *, together: int = 1, device: str = "cpu"
+) -> list[Group]:
+    """Cells that are not begun, in their order: ``together`` at a time, of one task, or else on a CPU as
+    twins; on another device each as a batch of one."""
+    if together == 1 and device == "cpu":
+        return [Group(cells=c, batched=False) for c in twins(cells, settings)]
+    of = {task: [c for c in cells if c.task == task] for task in dict.fromkeys(c.task for c in cells)}
+    made = [tuple(same[i : i + together]) for same in of.values() for i in range(0, len(same), together)]
+    made.sort(key=lambda group: cells.index(group[0]))
+    return [Group(cells=group, batched=len(group) > 1 or device != "cpu") for group in made]
 
 
 def run_group(
@@ -71,22 +75,20 @@ def run_group(
 ) -> list[dict[str, Any]]:
     """Train the cells of ``group`` to the end, from their last checkpoint if there is one; their records.
 
-    ``twins`` on a CPU, or that began there, by ``run_twins``; others as that would each but for rounding
-    and for what dropout draws. device: of a group that is not begun; one that is goes on where it was.
-    ``progress`` is told of steps of cells. Killed and called again with the same group, the records hold the
-    same numbers. A cell whose loss is no number is left out, and once the others are finished its ValueError
-    is raised.
+    Batched, each learns what it would alone but for rounding and for what dropout draws. device: of a batch
+    that is not begun; one that is goes on where it was. ``progress`` is told of steps of cells. Killed and
+    called again with the same group, the records hold the same numbers. A cell whose loss is no number is
+    left out of a batch, and once the others are finished its ValueError is raised.
     """
-    alike = len(twins(group, settings)) == 1 and not _file(out, group).exists()
-    if alike and (device == "cpu" or any(_begun_alone(out, cell) for cell in group)):
-        return run_twins(out, group, settings, progress)
+    if not group.batched:
+        return run_twins(out, group.cells, settings, progress)
     _folder(out).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(_folder(out), name=_file(out, group).name)
-    for cell in group:
+    remove_leftovers(_folder(out), name=_file(out, group.cells).name)
+    for cell in group.cells:
         remove_leftovers(cell_folder(out, cell))
     with without_denormals():
-        run = _begun(out, [prepared(cell, settings) for cell in group], device)
-        progress(run.step * len(group))
+        run = _begun(out, [prepared(cell, settings) for cell in group.cells], device)
+        progress(run.step * len(group.cells))
         for look in look_steps(settings):
             if look > run.step and not all(map(gave_up, run.works)):
                 _train_to(look, run, progress)
@@ -186,13 +188,15 @@ def _folder(out: Path) -> Path:
     return out / "together"
 
 
-def _file(out: Path, group: Group) -> Path:
-    return _folder(out) / f"{group[0].name}.safetensors"
+def _file(out: Path, cells: Sequence[Cell]) -> Path:
+    return _folder(out) / f"{cells[0].name}.safetensors"
 
 
-def _cells(file: Path) -> Group:
+def _cells(file: Path) -> tuple[Cell, ...]:
     return tuple(Cell(**cell) for cell in read_notes(file)["cells"])
 
 
-def _begun_alone(out: Path, cell: Cell) -> bool:
-    return (cell_folder(out, cell) / "checkpoint.safetensors").exists()
+def _threads(out: Path, cell: Cell) -> int | None:
+    """With how many a cell that is in no batch was begun."""
+    file = cell_folder(out, cell) / "checkpoint.safetensors"
+    return int(read_notes(file)["threads"]) if file.exists() else None

@@ -133,6 +133,7 @@ def state_of(work: Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "seconds": work.seconds,
         "threads": torch.get_num_threads(),
         "source": source_of(type(work.trainer.position)),
+        "made": work.made,
     }
     return tensors, notes
 
@@ -145,7 +146,7 @@ def restore(work: Work, tensors: dict[str, Tensor], notes: dict[str, Any], file:
         raise _changed(work.cell.method, file)
     torch.set_num_threads(notes["threads"])
     work.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    work.history, work.seconds = notes["history"], notes["seconds"]
+    work.history, work.seconds, work.made = notes["history"], notes["seconds"], notes.get("made", {})
     work.trainer.restore(tensors, notes["step"])
 
 
