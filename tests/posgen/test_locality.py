@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from resrope.posgen.functions import FUNCTIONS
-from resrope.posgen.locality import copied, kinds, local_accuracy, needs_far_token, reach, solvable, windows
+from resrope.posgen.locality import copied, kinds, local_accuracy, reach, solvable, windows
 from resrope.posgen.tasks import TASKS, Task, generate
 
 LENGTH = 21
@@ -143,15 +143,17 @@ def test_kinds_partition_the_generated_positions():
     assert windows(Task(name="cot")) == (5, 16)
 
 
+def far(task):
+    return kinds(task, 256)["far"]
+
+
 def test_far_positions():
     """A front token that stays the same is betrayed by the tokens that were made with it, whatever h is."""
     for h in FUNCTIONS:
-        assert not needs_far_token(Task(name="cot", h=h), 256)[64:].any()
-    assert np.flatnonzero(needs_far_token(Task(name="semi-recursive"), 256)).tolist() == list(
-        range(32, 256, 4)
-    )
-    assert needs_far_token(Task(name="semi-recursive", h="bit"), 256)[64:].all()
-    assert needs_far_token(Task(name="semi-recursive", h="lookup"), 256)[64:].all()
+        assert not far(Task(name="cot", h=h))[64:].any()
+    assert np.flatnonzero(far(Task(name="semi-recursive"))).tolist() == list(range(32, 256, 4))
+    assert far(Task(name="semi-recursive", h="bit"))[64:].all()
+    assert far(Task(name="semi-recursive", h="lookup"))[64:].all()
 
 
 def test_the_papers_cot_repeats_itself_after_96_tokens():

@@ -231,16 +231,11 @@ def copied(task: Task, length: int) -> Shares:
     return right / _ROWS
 
 
-def needs_far_token(task: Task, length: int) -> npt.NDArray[np.bool_]:
-    """Where a model must find a token by its position: the kind ``far``. [length], False on the prefix."""
-    return kinds(task, length)["far"]
-
-
 def kinds(task: Task, length: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Every generated position in one of three kinds, by which rules are right nine times in ten.
 
     near: rules on the last j+k+1 tokens; chained: on the last 4·(j+k), through several equations; far:
-    neither. Masks [length].
+    neither, a model must find a token by its position. Masks [length].
     """
     generated = np.arange(length) >= task.prefix_length
     near, given = (
