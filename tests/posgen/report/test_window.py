@@ -9,7 +9,7 @@ from tests.posgen.conftest import TINY
 from resrope.posgen.cell import run_cell
 from resrope.posgen.model import Decoder
 from resrope.posgen.positions import rotated
-from resrope.posgen.record import Cell, open_run, read_records, read_run
+from resrope.posgen.record import Cell, cell_folder, open_run, read_records, read_run
 from resrope.posgen.report.page import write_report
 from resrope.posgen.report.window import FILE, grid, limited, read_retested, retest, retest_run
 from resrope.posgen.settings import Settings
@@ -114,6 +114,24 @@ def test_a_run_that_has_grown_since(run, tmp_path):
     retest_run(folder)
     shutil.copytree(run / "cells" / CELLS[2].name, folder / "cells" / CELLS[2].name)
     assert "3 of the run's 4 cells after the last step" in write_report(folder)[1]["report.md"].read_text()
+
+
+def test_what_was_tested_of_cells_without_weights_stays(run, tmp_path):
+    """A kept run has none, and takes more seeds."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / FILE).unlink(missing_ok=True)
+    (cell_folder(folder, CELLS[0]) / "last.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"no weights of {CELLS[0].name}, and window.json does not hold it"):
+        retest_run(folder)
+    shutil.copytree(run, tmp_path / "whole")
+    whole = retest_run(tmp_path / "whole")
+    shutil.copy(tmp_path / "whole" / FILE, folder)
+    assert retest_run(folder) == whole
+    assert json.loads((folder / FILE).read_text())["earlier"]["torch"] == torch.__version__
+    assert "earlier" not in json.loads((tmp_path / "whole" / FILE).read_text())
+    with pytest.raises(ValueError, match="does not hold it at 3 tokens"):
+        retest_run(folder, 3)
 
 
 def test_what_is_not_there(run, tmp_path, tiny):

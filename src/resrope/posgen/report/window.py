@@ -20,7 +20,7 @@ from resrope.files import atomic_write
 from resrope.page import Grid
 from resrope.posgen.evaluate import counted, evaluate
 from resrope.posgen.positions import Where
-from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.record import Cell, cell_folder, read_records, read_run
 from resrope.posgen.report.summary import methods_of, rules_alone, tasks_of
 from resrope.posgen.report.tables import number
 from resrope.posgen.settings import Settings
@@ -70,21 +70,29 @@ def retest(run: Path, cell: Cell, tokens: int) -> Retested:
 def retest_run(
     run: Path, tokens: int | None = None, done: Callable[[Retested], None] = lambda cell: None
 ) -> list[Retested]:
-    """Every finished cell of a run, into its window.json.
+    """Every finished cell of a run, into its window.json; what stands there of cells whose weights are gone
+    stays (a kept run that took more seeds).
 
     tokens: as many as training read at once unless given, so that no distance is new. Raises ValueError when
-    ``run`` is not a run, has no finished cell, or for tokens below 1.
+    ``run`` is not a run, has no finished cell, for cells of which neither is there, and for tokens below 1.
     """
     _, settings = read_run(run)
     tokens = settings.before + settings.train_length - 1 if tokens is None else tokens
     integer("tokens", tokens, 1, "what a head sees")
-    found = []
-    for record in read_records(run):
-        found.append(retest(run, Cell(**record["cell"]), tokens))
-        done(found[-1])
-    if not found:
+    cells = [Cell(**record["cell"]) for record in read_records(run)]
+    if not cells:
         raise ValueError(f"{run} has no finished cell yet; run `resrope posgen run` on it first")
-    told = {"made": provenance(), "tokens": tokens, "cells": [asdict(one) for one in found]}
+    gone = {cell for cell in cells if not (cell_folder(run, cell) / "last.safetensors").is_file()}
+    kept = {one.cell: one for one in (read_retested(run) if gone else []) if one.tokens == tokens}
+    if not gone <= kept.keys():
+        missing = min(cell.name for cell in gone - kept.keys())
+        raise ValueError(f"{run} has no weights of {missing}, and {FILE} does not hold it at {tokens} tokens")
+    found = []
+    for cell in cells:
+        found.append(kept[cell] if cell in gone else retest(run, cell, tokens))
+        done(found[-1])
+    earlier = {"earlier": read_json(run / FILE)["made"]} if gone else {}
+    told = {"made": provenance(), **earlier, "tokens": tokens, "cells": [asdict(one) for one in found]}
     atomic_write(run / FILE, json.dumps(told) + "\n")
     return found
 
