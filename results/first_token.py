@@ -1,8 +1,9 @@
 """What the token before a sequence does: `python results/first_token.py runs/small-released`
 
-A run with eos_prefix of which `resrope posgen window` was asked: its cells tested once more, on some sequences,
-with heads that see as many last tokens as there and the first of all (the Λ-shaped mask of LM-Infinite, arXiv
-2308.16137). Writes first-token.md into this folder. A kept run has no weights; this takes the folder of the run.
+A run with eos_prefix of which `resrope posgen window` was asked: its cells tested once more, on some
+sequences, with heads that see as many last tokens as there and the first of all (the Λ-shaped mask of
+LM-Infinite, arXiv 2308.16137). Writes first-token.md into this folder. A kept run has no weights; this takes
+the folder of the run.
 """
 
 from __future__ import annotations
