@@ -8,7 +8,6 @@ the folder of the run.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -61,12 +60,7 @@ def with_first(run: Path, one: Retested, rows: int) -> float:
     settings = work.settings
 
     def where(length: int) -> Where:
-        whole = work.where(length)
-        seen = limited(whole, one.tokens, settings.n_heads)
-        assert seen.bias is not None
-        bias = seen.bias.clone()
-        bias[:, :, 0] = 0 if whole.bias is None else whole.bias[:, :, 0]
-        return replace(seen, bias=bias)
+        return limited(work.where(length), one.tokens, settings.n_heads, first=1)
 
     tested = evaluate(work.trainer.model, where, work.test[:rows], work.task.prefix_length, settings.before)
     accuracy = accuracies(tested, work.task, settings.train_length)["ood"]

@@ -45,6 +45,23 @@ def test_summary_by_hand(run):
     assert effect["std"] == pytest.approx(0, abs=1e-12)
 
 
+def test_what_scaling_adds(run):
+    """The second of two methods has 0.1 more than the first at every seed."""
+    for folder in run.glob("cells/*-resonance-rope-*"):
+        record = json.loads((folder / "record.json").read_text())
+        record["cell"]["method"] = "yarn"
+        (folder / "record.json").write_text(json.dumps(record))
+        folder.rename(folder.parent / folder.name.replace("resonance-rope", "yarn"))
+    summary, _ = summarise_run(run)
+    assert summary["scaling_effect"]["cot"]["yarn"]["best"]["values"] == pytest.approx([0.1, 0.1])
+    assert summary["resonance_effect"] == {"cot": {}, "semi-recursive": {}}
+    (table,) = (
+        grid for grid in all_grids(summary) if grid.title == "What scaling adds to RoPE's OOD accuracy"
+    )
+    assert table.rows[0][0] == "CoT, YaRN"
+    assert table.rows[0][-2:] == ["+10.0, +10.0", "–"]
+
+
 def test_an_interval_of_shares_ends_at_none_and_all():
     wide = {"mean": 0.9, "std": 0.1, "low": 0.7, "high": 1.2}
     assert share(wide) == "90.0 ± 10.0 [70.0, 100.0]"

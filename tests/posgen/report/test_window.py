@@ -42,6 +42,8 @@ def test_heads_see_the_last_tokens_and_no_others(tiny):
     back = torch.arange(9)[:, None] - torch.arange(9)
     assert (weights[..., (back >= 3) | (back < 0)] == 0).all()
     assert (weights[..., (back >= 0) & (back < 3)] > 0).all()
+    with_first = model.attention(ids, limited(where, 3, 2, first=1))
+    assert ((with_first > 0) == ((back >= 0) & ((back < 3) | (torch.arange(9) == 0)))).all()
     torch.testing.assert_close(model(ids, limited(where, 9, 2)), model(ids, where))
 
 

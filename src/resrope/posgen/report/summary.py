@@ -55,11 +55,22 @@ def _summarise(preset: str, settings: Settings, records: list[Record]) -> dict[s
         "embedding": embedding_used(settings) if _scaled(methods) else "none of them is scaled.",
         "rules_alone": {task: rules_alone(settings, task) for task in tasks},
         "accuracy": {task: {m: _accuracies(settings, records, task, m) for m in methods} for task in tasks},
-        "resonance_effect": {task: _effects(settings, records, task, methods) for task in tasks},
+        "resonance_effect": {
+            task: _effects(settings, records, task, [(RESONANCE + m, m) for m in methods]) for task in tasks
+        },
+        "scaling_effect": {
+            task: _effects(settings, records, task, [(m, "rope") for m in _scalings(methods)])
+            for task in tasks
+        },
         "paper": PAPER_TABLE_1 if _is_the_papers_task(settings) else {},
         "seconds": {Cell(**r["cell"]).name: r["made"]["seconds"] for r in records},
         "made": sorted({_machine(r) for r in records}),
     }
+
+
+def _scalings(methods: Sequence[str]) -> list[str]:
+    """Those of RoPE, without Resonance."""
+    return [m for m in methods if m in METHODS and m != "rope" and not m.startswith(RESONANCE)]
 
 
 def _scaled(methods: Sequence[str]) -> bool:
@@ -122,13 +133,17 @@ def _accuracies(settings: Settings, records: list[Record], task: str, method: st
     return {kind: {n: _summary([c[n] for c in rows]) for n in REGIONS} for kind, rows in found.items()}
 
 
-def _effects(settings: Settings, records: list[Record], task: str, methods: list[str]) -> dict[str, Any]:
-    """OOD accuracy with Resonance minus without, paired by seed (same data, same initial weights)."""
+def _effects(
+    settings: Settings, records: list[Record], task: str, pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """OOD accuracy of the first of a pair minus that of the second, paired by seed (same data, same initial
+    weights), by the first's name without Resonance."""
     effects = {}
-    for plain in methods:
-        without, resonant = cells_of(records, task, plain), cells_of(records, task, RESONANCE + plain)
-        if without.keys() & resonant.keys():
-            effects[plain] = {c: _summary(paired(resonant, without, ood(settings, c))) for c in CHECKPOINTS}
+    for one, other in pairs:
+        here, there = cells_of(records, task, one), cells_of(records, task, other)
+        if here.keys() & there.keys():
+            found = {c: _summary(paired(here, there, ood(settings, c))) for c in CHECKPOINTS}
+            effects[one.removeprefix(RESONANCE)] = found
     return effects
 
 

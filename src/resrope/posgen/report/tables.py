@@ -8,11 +8,12 @@ from resrope.page import Grid
 from resrope.posgen.locality import KINDS
 from resrope.posgen.report.summary import REGIONS
 from resrope.posgen.titles import title
+from resrope.spec.methods import RESONANCE
 
 
 def all_grids(summary: dict[str, Any]) -> list[Grid]:
-    """Table 1, its split, the effect of Resonance, in this order."""
-    grids = [_table_1(summary), _split(summary), _free(summary), _effect(summary)]
+    """Table 1, its split, the effects of Resonance and of scaling, in this order."""
+    grids = [_table_1(summary), _split(summary), _free(summary), _resonance(summary), _scaling(summary)]
     return [grid for grid in grids if grid.rows]
 
 
@@ -121,19 +122,30 @@ def _free(summary: dict[str, Any]) -> Grid:
     )
 
 
-def _effect(summary: dict[str, Any]) -> Grid:
+def _resonance(summary: dict[str, Any]) -> Grid:
+    pairs = {plain: (RESONANCE + plain, plain) for plain in summary["methods"]}
+    return _effect(summary, "resonance_effect", "What Resonance adds to the OOD accuracy", pairs)
+
+
+def _scaling(summary: dict[str, Any]) -> Grid:
+    pairs = {name: (name, "rope") for name in summary["methods"]}
+    return _effect(summary, "scaling_effect", "What scaling adds to RoPE's OOD accuracy", pairs)
+
+
+def _effect(summary: dict[str, Any], which: str, words: str, pairs: dict[str, tuple[str, str]]) -> Grid:
     rows = [
         [
-            f"{title(task)}, {title(plain)}",
+            f"{title(task)}, {title(name)}",
             *(_signed(effect[c]) for c in ("last", "best")),
-            _paper_effect(summary, task, plain),
+            ", ".join(f"{100 * difference:+.1f}" for difference in effect["best"]["values"]),
+            _paper_effect(summary, task, *pairs[name]),
         ]
         for task in summary["tasks"]
-        for plain, effect in summary["resonance_effect"][task].items()
+        for name, effect in summary[which][task].items()
     ]
     return Grid(
-        "What Resonance adds to the OOD accuracy",
-        ["percentage points", "last step", _best(summary), "paper"],
+        words,
+        ["percentage points", "last step", _best(summary), "… seed by seed", "paper"],
         rows,
         "Paired by seed: same sequences, same initial weights.",
     )
@@ -144,10 +156,9 @@ def _signed(entry: dict[str, Any]) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def _paper_effect(summary: dict[str, Any], task: str, plain: str) -> str:
+def _paper_effect(summary: dict[str, Any], task: str, one: str, other: str) -> str:
     theirs = summary["paper"].get(task, {})
-    resonant = f"resonance-{plain}"
-    return f"{theirs[resonant] - theirs[plain]:+.1f}" if plain in theirs and resonant in theirs else "–"
+    return f"{theirs[one] - theirs[other]:+.1f}" if one in theirs and other in theirs else "–"
 
 
 def ended_early(verdicts: list[dict[str, Any]]) -> list[str]:

@@ -46,11 +46,12 @@ class Retested:
     correct: list[int]
 
 
-def limited(where: Where, tokens: int, n_heads: int) -> Where:
-    """``where`` with keys that are ``tokens`` or more before the query left out."""
+def limited(where: Where, tokens: int, n_heads: int, first: int = 0) -> Where:
+    """``where`` with keys that are ``tokens`` or more before the query left out, but for the ``first``."""
     position = torch.arange(len(where), device=where.turns.device)
     back = position[:, None] - position
-    hidden = torch.zeros(back.shape, device=back.device).masked_fill(back >= tokens, -torch.inf)
+    out_of_sight = (back >= tokens) & (position >= first)
+    hidden = torch.zeros(back.shape, device=back.device).masked_fill(out_of_sight, -torch.inf)
     bias = hidden.expand(n_heads, -1, -1) if where.bias is None else where.bias + hidden
     return replace(where, bias=bias)
 
