@@ -13,7 +13,7 @@ from resrope.posgen.cell import run_cell
 from resrope.posgen.evaluate import evaluate
 from resrope.posgen.presets import PRESETS, SEEDS, SWITCHES, preset, released
 from resrope.posgen.record import Cell, read_record
-from resrope.posgen.report.audit import alone, ladder, open_all, verdict, write_audit
+from resrope.posgen.report.audit import alone, held, ladder, open_all, verdict, write_audit
 from resrope.posgen.splits import make_splits
 from resrope.posgen.tasks import Task
 from resrope.stats import summarise
@@ -163,12 +163,20 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     )
     assert grids[0].rows[1][1] == f"{100 * second:.1f} ({100 * (second - first):+.1f})"
     assert files["audit.png"].read_bytes().startswith(b"\x89PNG")
-    apart, _ = write_audit(tmp_path, rungs, apart=True)
-    third = found["split"]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"]
-    assert apart[0].rows[2][1].endswith(f"({100 * (third - first):+.1f})")
+    assert [held(tmp_path), held(tmp_path / "none")] == [rungs, []]
     open_all(tmp_path, "quick", rungs)
     with pytest.raises(ValueError, match="other settings: learning_rate"):
         open_all(tmp_path, "quick", ladder(tiny.override({"learning_rate": 0.5})))
+
+
+def test_switches_thrown_alone_are_held_against_the_setting_itself(tiny, tmp_path):
+    rungs = alone(tiny.override({"epochs": 1, "looks": 1, "dropout": 0.0}))
+    for folder, rung in zip(open_all(tmp_path, "quick", rungs)[:3], rungs, strict=False):
+        run_cell(folder, COT, rung.settings)
+    grids, files = write_audit(tmp_path, rungs)
+    found = json.loads(files["audit.json"].read_text())
+    first, third = (found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("paper", "split"))
+    assert grids[0].rows[2][1] == f"{100 * third:.1f} ({100 * (third - first):+.1f})"
 
 
 def test_a_report_says_what_was_thrown(tiny, tmp_path):

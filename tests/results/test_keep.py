@@ -1,16 +1,26 @@
-"""`results/keep.py`: a kept run is the run again."""
+"""`results/keep.py`: a kept run is the run again, and so is a kept audit."""
 
 import json
 import runpy
 
 import pytest
+from tests.posgen.conftest import TINY
 from tests.results.test_leaderboard import RESULTS
 
-from resrope.posgen.record import Cell, read_records, read_run
+from resrope.posgen.record import Cell, open_run, read_records, read_run
+from resrope.posgen.report.audit import alone, held, ladder, open_all
+from resrope.posgen.settings import Settings
 from resrope.posgen.together import Group, groups
 
 SMALL = RESULTS / "small"
-unpack = runpy.run_path(str(RESULTS / "keep.py"))["unpack_run"]
+SCRIPT = runpy.run_path(str(RESULTS / "keep.py"))
+keep, unpack = SCRIPT["keep"], SCRIPT["unpack_runs"]
+TINY_RUN = Settings().override(TINY)
+CLEAN = {"commit": "0" * 40, "date": "2026-01-01", "seconds": 1.0}
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_kept_run_goes_on_where_it_was(tmp_path):
@@ -27,6 +37,47 @@ def test_a_kept_run_goes_on_where_it_was(tmp_path):
     ]
 
 
+@pytest.fixture
+def trained():
+    """trained(folder, settings) -> with a cell that ran at a clean commit, as its record says."""
+    from resrope.posgen.cell import run_cell
+    from resrope.posgen.record import cell_folder
+
+    cell = Cell(task="cot", method="yarn", seed=0)
+
+    def train(folder, settings):
+        record = run_cell(folder, cell, settings)
+        told = {**record, "made": {**record["made"], **CLEAN}}
+        (cell_folder(folder, cell) / "record.json").write_text(json.dumps(told))
+
+    return train
+
+
+@pytest.mark.parametrize("rungs", [ladder, alone])
+def test_a_kept_audit_is_the_audit_again(tmp_path, trained, rungs):
+    settings = rungs(TINY_RUN.override({"epochs": 1, "looks": 1, "dropout": 0.0}))
+    for folder, rung in list(zip(open_all(tmp_path / "audit", "quick", settings), settings, strict=True))[:2]:
+        trained(folder, rung.settings)
+    keep(tmp_path / "audit", tmp_path / "kept")
+    told = json.loads((tmp_path / "kept" / "provenance.json").read_text())
+    assert told["made"]["commit"] == CLEAN["commit"]
+    assert told["seconds_in_all"] == 2.0
+    first = "0-released" if rungs is ladder else "0-paper"
+    assert list(told["seconds_per_cell"]) == [f"{first}/cot-yarn-seed0", "1-layers/cot-yarn-seed0"]
+    said = "resrope posgen audit" if rungs is ladder else "resrope posgen audit --alone"
+    assert told["command"].startswith(f"{said} --preset quick --task cot --method yarn --seeds 0 --set ")
+    assert "--set n_layers=1 " in told["command"]  # not the six of the other end
+    assert "--set split" not in told["command"]
+    unpack(tmp_path / "kept", tmp_path / "again")
+    assert held(tmp_path / "again") == settings
+    for folder in (tmp_path / "audit").glob("*-*"):
+        assert read_records(folder) == read_records(tmp_path / "again" / folder.name)
+    once = files_of(tmp_path / "kept")
+    assert {"audit.md", "audit.html", "audit.json", "audit.png", f"{first}/records.json"} < set(once)
+    keep(tmp_path / "kept", tmp_path / "kept")
+    assert files_of(tmp_path / "kept") == once
+
+
 def test_what_is_there_is_not_unpacked_over(tmp_path):
     with pytest.raises(ValueError, match="is there already"):
         unpack(SMALL, tmp_path)
@@ -34,6 +85,26 @@ def test_what_is_there_is_not_unpacked_over(tmp_path):
 
 
 def test_what_is_no_kept_run_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="must be a kept run"):
+    with pytest.raises(ValueError, match="must be the folder of a run or of an audit"):
         unpack(tmp_path / "nothing", tmp_path / "run")
-    assert not any(tmp_path.iterdir())
+    open_run(tmp_path / "bare", "quick", TINY_RUN)
+    with pytest.raises(ValueError, match=r"bare must be a kept run, with run.json and records.json"):
+        unpack(tmp_path / "bare", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_not_kept_before_is_not_kept_over(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="mine must be new, empty or kept before"):
+        keep(SMALL, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").is_file()
+
+
+def test_a_checkout_with_changes_is_no_provenance(tmp_path, trained, monkeypatch):
+    open_run(tmp_path / "run", "quick", TINY_RUN)
+    monkeypatch.setitem(CLEAN, "commit", "0" * 40 + "+changes")
+    trained(tmp_path / "run", TINY_RUN)
+    with pytest.raises(ValueError, match=r"one clean commit, got 0*.changes"):
+        keep(tmp_path / "run", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

@@ -11,11 +11,17 @@ from tests.results.test_leaderboard import RESULTS
     ("words", "said"),
     [
         (["keep.py"], "error: Missing argument 'source'."),
-        (["keep.py", "nothing", "kept"], "error: nothing must be the folder of a run; it has no run.json"),
+        (
+            ["keep.py", "nothing", "kept"],
+            "error: nothing must be the folder of a run or of an audit; it has no run.json",
+        ),
         (["keep.py", "--unpack", str(RESULTS / "quick"), "."], "error: . is there already"),
         (["echoes.py", "nothing"], "error: nothing must be a kept run: nothing must be the folder of a run"),
         (["attention.py", "runs/none"], "error: must be a cell's name, as cot-rope-seed0, got none"),
-        (["wavelengths.py", "nothing"], "error: nothing must be the folder of a run; it has no run.json"),
+        (
+            ["wavelengths.py", "nothing"],
+            "error: nothing must be the folder of a run; it has no run.json",
+        ),
         (["fine_tuned.py", "nothing"], "error: nothing: no seed was read with both"),
         (["gap_loss.py", str(RESULTS / "echoes.json")], "error: "),
     ],

@@ -122,7 +122,7 @@ def audit(
             typer.echo(f"{folder}", err=True)
         with only_run(folder):
             train(folder, cells[rung.name], rung.settings, how)
-        grids, files = ladders.write_audit(out, rungs, apart=alone)
+        grids, files = ladders.write_audit(out, rungs)
     if json_output:
         typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
         return

@@ -13,13 +13,15 @@ from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style
 from resrope.posgen.presets import SWITCHES, released
-from resrope.posgen.record import open_run
+from resrope.posgen.record import open_run, read_run
 from resrope.posgen.report.summary import summarise_run
 from resrope.posgen.report.tables import ended_early, percent, share
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 
 Summary = dict[str, Any]
+PAPER = "paper"
+"""The rung that the switches thrown alone are held against."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +53,21 @@ def alone(paper: Settings) -> list[Rung]:
         Rung(name=name, settings=paper.override({field: theirs[field] for field in fields}))
         for name, fields in SWITCHES.items()
     )
-    return [Rung(name="paper", settings=paper), *thrown]
+    return [Rung(name=PAPER, settings=paper), *thrown]
+
+
+def apart(rungs: Sequence[Rung]) -> bool:
+    """Whether these are switches thrown ``alone``, no ``ladder``."""
+    return rungs[0].name == PAPER
+
+
+def held(out: Path) -> list[Rung]:
+    """The rungs whose runs were begun in ``out``, in their order; none where it is no audit."""
+    found = {}
+    for run in (file.parent for file in out.glob("[0-9]*-*/run.json")):
+        number, name = run.name.split("-", 1)
+        found[int(number)] = Rung(name=name, settings=read_run(run)[1])
+    return [found[number] for number in sorted(found)]
 
 
 def _thrown(paper: Settings) -> Settings:
@@ -71,13 +87,11 @@ def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
     return folders
 
 
-def write_audit(
-    out: Path, rungs: Sequence[Rung], *, apart: bool = False
-) -> tuple[list[Grid], dict[str, Path]]:
+def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str, Path]]:
     """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
 
-    apart: switches were thrown alone, and each is held against the first setting, not the one above. Raises
-    ValueError when no rung has a finished cell, ImportError without matplotlib.
+    Each rung of a ladder is held against the one above, a switch thrown alone against the first setting.
+    Raises ValueError when no rung has a finished cell, ImportError without matplotlib.
     """
     found = {}
     for number, rung in enumerate(rungs):
@@ -87,12 +101,14 @@ def write_audit(
     if not found:
         raise ValueError(f"{out} has no finished cell yet")
     grids = [
-        grid for task in _tasks(found) for grid in (_accuracies(found, task, apart), _claims(found, task))
+        grid
+        for task in _tasks(found)
+        for grid in (_accuracies(found, task, apart(rungs)), _claims(found, task))
     ]
     picture = png(_drawn(found))
     page = Page(
         heading="Every switch of the authors' code, alone"
-        if apart
+        if apart(rungs)
         else "From the authors' code to the paper, one switch at a time",
         facts=_facts(found),
         grids=grids,
@@ -124,7 +140,7 @@ def _methods(found: dict[str, Summary]) -> list[str]:
     return list(dict.fromkeys(method for summary in found.values() for method in summary["methods"]))
 
 
-def _accuracies(found: dict[str, Summary], task: str, apart: bool) -> Grid:
+def _accuracies(found: dict[str, Summary], task: str, from_first: bool) -> Grid:
     """OOD accuracy of every embedding, and what the switch changed."""
     methods = _methods(found)
     rows, before = [], dict[str, float]()
@@ -134,7 +150,7 @@ def _accuracies(found: dict[str, Summary], task: str, apart: bool) -> Grid:
             entry = summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood")
             change = f" ({100 * (entry['mean'] - before[method]):+.1f})" if entry and method in before else ""
             cells.append(share(entry) + change)
-            if entry and not (apart and method in before):
+            if entry and not (from_first and method in before):
                 before[method] = entry["mean"]
         rows.append(cells)
     return Grid(
@@ -142,7 +158,7 @@ def _accuracies(found: dict[str, Summary], task: str, apart: bool) -> Grid:
         ["switch", *map(title, methods)],
         rows,
         "At the checkpoint that the setting calls its best; ± standard deviation [95 % interval] over seeds, "
-        f"in brackets the change from the {'first' if apart else 'rung above'}.",
+        f"in brackets the change from the {'first' if from_first else 'rung above'}.",
     )
 
 
