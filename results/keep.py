@@ -28,7 +28,7 @@ from resrope.posgen.record import Cell, cell_folder, read_records, read_run, wri
 from resrope.posgen.report.audit import apart, held, write_audit
 from resrope.posgen.report.page import write_report
 from resrope.posgen.report.result import result_from, write_result
-from resrope.posgen.report.window import FILE as WINDOW
+from resrope.posgen.report.window import window_files
 from resrope.posgen.settings import Settings
 from resrope.posgen.settled import FILE as SETTLED
 from resrope.provenance import provenance
@@ -105,7 +105,7 @@ def _lay(path: Path, content: Any, *, indent: int | None = None) -> None:
 
 def _beside_cells(run: Path) -> list[Path]:
     """What a run holds beside its cells and its report."""
-    return [run / "run.json", *run.glob(SETTLED), *run.glob(WINDOW)]
+    return [run / "run.json", *run.glob(SETTLED), *window_files(run)]
 
 
 def _short(words: str) -> str:

@@ -46,23 +46,31 @@ def window(
             help="What a head sees.  [default: as many as training read at once]", show_default=False
         ),
     ] = None,
+    first: Annotated[
+        int, typer.Option(help="Tokens at the beginning that it sees as well, as the Λ-shaped mask does.")
+    ] = 0,
     json_output: Json = False,
 ) -> None:
     """Test a run's cells again with heads that see the last tokens alone: what looking further back costs.
 
-    Nothing is trained; RUN/window.json holds what was right at every position.
+    Nothing is trained; RUN/window.json (window-first1.json with --first 1) holds what was right at every
+    position.
 
-    Example: `resrope posgen window runs/quick --tokens 64`
+    Example: `resrope posgen window runs/quick --tokens 64 --first 1`
     """
     from resrope.cli.output import bar, print_grid
     from resrope.posgen.record import read_records, read_run
-    from resrope.posgen.report.window import FILE, grid, retest_run
+    from resrope.posgen.report.window import grid, retest_run, window_file
 
     (_, settings), records = read_run(run), read_records(run)
     with bar("cells") as progress:
         work = progress.add_task("testing again", total=len(records))
-        found = retest_run(run, tokens, lambda cell: progress.advance(work))
+        found = retest_run(run, tokens, lambda cell: progress.advance(work), first=first)
+    if len(found) < len(records):
+        typer.echo(
+            f"{len(records) - len(found)} of {len(records)} cells have no weights here: not tested", err=True
+        )
     if json_output:
-        typer.echo((run / FILE).read_text(encoding="utf-8"), nl=False)
+        typer.echo(window_file(run, first).read_text(encoding="utf-8"), nl=False)
     else:
         print_grid(grid(settings, records, found))

@@ -11,7 +11,7 @@ from resrope.posgen.model import Decoder
 from resrope.posgen.positions import rotated
 from resrope.posgen.record import Cell, cell_folder, open_run, read_records, read_run
 from resrope.posgen.report.page import write_report
-from resrope.posgen.report.window import FILE, grid, limited, read_retested, retest, retest_run
+from resrope.posgen.report.window import grid, limited, read_retested, retest, retest_run, window_file
 from resrope.posgen.settings import Settings
 from resrope.posgen.work import trained
 
@@ -63,6 +63,14 @@ def test_a_window_as_long_as_the_sequence_changes_nothing(run, cell):
     assert retest(run, cell, 2).correct != last["correct_by_position"]
 
 
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_with_the_first_token_in_sight(run, cell):
+    """The last of 24 tokens that are read sees all but the first one where 23 are seen, and all with it."""
+    last = trained(run, cell)[1]["last"]
+    assert retest(run, cell, 23, first=1).correct == last["correct_by_position"]
+    assert retest(run, cell, 2, first=1).correct != retest(run, cell, 2).correct
+
+
 def test_one_token_is_less_than_the_task_takes(run):
     """Each of two layers sees one token: what the model reads is the last one alone."""
     work, _ = trained(run, CELLS[0])
@@ -78,7 +86,7 @@ def test_a_run_and_its_table(run):
     found = retest_run(run, done=told.append)
     assert found == told == read_retested(run)
     assert [one.tokens for one in found] == [12] * 4  # eleven, and the one before the sequence
-    kept = json.loads((run / FILE).read_text())
+    kept = json.loads(window_file(run).read_text())
     assert kept["made"]["torch"] == torch.__version__
     records = read_records(run)
     table = grid(read_run(run)[1], records, found)
@@ -93,17 +101,30 @@ def test_a_run_and_its_table(run):
     assert " | ".join(table.rows[0]) in page
 
 
+def test_both_cuts_stand_side_by_side(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    cut, with_first = retest_run(folder, 12), retest_run(folder, 12, first=1)
+    assert [read_retested(folder), read_retested(folder, 1)] == [cut, with_first]
+    page = write_report(folder)[1]["report.md"].read_text()
+    titles = [line for line in page.splitlines() if line.startswith("## Tested again")]
+    assert [t.removeprefix("## Tested again with heads that see ") for t in titles] == [
+        "the last 12 tokens",
+        "the last 12 tokens and the first 1",
+    ]
+
+
 def test_a_file_that_is_not_of_the_run(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     retest_run(folder, 12)
-    told = json.loads((folder / FILE).read_text())
+    told = json.loads(window_file(folder).read_text())
     for broken in ("[1]", "{", "{}", json.dumps({**told, "cells": [{"cell": {}}]})):
-        (folder / FILE).write_text(broken)
+        window_file(folder).write_text(broken)
         with pytest.raises(ValueError, match=r"window\.json"):
             read_retested(folder)
     shutil.rmtree(folder / "cells" / CELLS[2].name)
-    (folder / FILE).write_text(json.dumps(told))
+    window_file(folder).write_text(json.dumps(told))
     with pytest.raises(ValueError, match="is not of the run's cells; `resrope posgen window` again"):
         write_report(folder)
 
@@ -122,18 +143,36 @@ def test_what_was_tested_of_cells_without_weights_stays(run, tmp_path):
     """A kept run has none, and takes more seeds."""
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    (folder / FILE).unlink(missing_ok=True)
+    window_file(folder).unlink(missing_ok=True)
     (cell_folder(folder, CELLS[0]) / "last.safetensors").unlink()
-    with pytest.raises(ValueError, match=f"no weights of {CELLS[0].name}, and window.json does not hold it"):
-        retest_run(folder)
     shutil.copytree(run, tmp_path / "whole")
     whole = retest_run(tmp_path / "whole")
-    shutil.copy(tmp_path / "whole" / FILE, folder)
+    assert retest_run(folder) == [one for one in whole if one.cell != CELLS[0]]
+    shutil.copy(window_file(tmp_path / "whole"), folder)
     assert retest_run(folder) == whole
-    assert json.loads((folder / FILE).read_text())["earlier"]["torch"] == torch.__version__
-    assert "earlier" not in json.loads((tmp_path / "whole" / FILE).read_text())
-    with pytest.raises(ValueError, match="does not hold it at 3 tokens"):
+    assert json.loads(window_file(folder).read_text())["earlier"]["torch"] == torch.__version__
+    assert "earlier" not in json.loads(window_file(tmp_path / "whole").read_text())
+    with pytest.raises(ValueError, match=r"tokens must be 12, as for the cells in window.json whose weights"):
         retest_run(folder, 3)
+    assert read_retested(folder) == whole
+    window_file(folder).unlink()
+    for cell in CELLS:
+        (cell_folder(folder, cell) / "last.safetensors").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="run has no weights; a kept run has none"):
+        retest_run(folder, 4)
+
+
+def test_cells_that_were_not_tested_are_said(run, tmp_path, capsys):
+    from resrope.cli import main
+
+    shutil.copytree(run, tmp_path / "run")
+    (cell_folder(tmp_path / "run", CELLS[0]) / "last.safetensors").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(["posgen", "window", str(tmp_path / "run"), "--first", "1"])
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert "1 of 4 cells have no weights here: not tested" in err
+    assert "and the first 1" in out
 
 
 def test_what_is_not_there(run, tmp_path, tiny):
@@ -168,6 +207,9 @@ def test_the_command(run, capsys):
         main(["posgen", "window", str(run), "--tokens", "8", "--json"])
     assert caught.value.code == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 8
+    with pytest.raises(SystemExit):
+        main(["posgen", "window", str(run), "--tokens", "8", "--first", "-1"])
+    assert "first must be an integer >= 0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["posgen", "window", str(run), "--tokens", "8"])
     assert "Tested again with heads that see the last 8 tokens" in capsys.readouterr().out

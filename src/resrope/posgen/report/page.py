@@ -15,7 +15,7 @@ from resrope.posgen.report.figures import draw_all
 from resrope.posgen.report.summary import summarise_run
 from resrope.posgen.report.tables import all_grids, ended_early
 from resrope.posgen.report.window import grid as window_grid
-from resrope.posgen.report.window import read_retested
+from resrope.posgen.report.window import read_every_retested
 from resrope.posgen.settings import Settings
 
 _CAPTIONS = {
@@ -39,10 +39,10 @@ def write_report(out: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     summary, records = summarise_run(out)
     pictures = draw_all(summary, records)
     settings = Settings().override(summary["settings"])
-    found, retested = claims(settings, records), read_retested(out)
+    found = claims(settings, records)
     summary["claims"] = [asdict(claim) for claim in found]
     grids = all_grids(summary)
-    grids += [window_grid(settings, records, retested)] if retested else []
+    grids += [window_grid(settings, records, retested) for retested in read_every_retested(out)]
     grids += [claims_grid(found)] if found else []
     page = _page(summary, grids, pictures)
     files: dict[str, bytes | str] = {

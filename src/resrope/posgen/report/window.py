@@ -1,8 +1,8 @@
 """A run's cells tested once more with heads that see the last tokens alone: how much of what they get wrong
 beyond the training length comes of looking further back than training ever did.
 
-Cutting attention there is the Λ-shaped mask of LM-Infinite (arXiv 2308.16137) without its first tokens; here
-nothing is made of it but a measurement.
+Cutting attention there is the Λ-shaped mask of LM-Infinite (arXiv 2308.16137), with its first tokens or
+without; here nothing is made of it but a measurement.
 """
 
 from __future__ import annotations
@@ -32,18 +32,28 @@ from resrope.spec.check import integer
 
 Record = Mapping[str, Any]
 
-FILE = "window.json"
 _REGIONS = {"in_distribution": "in distribution", "ood": "OOD", "ood_near": "OOD, near"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retested:
-    """One cell after its last step, with heads that see the last ``tokens`` tokens: how many sequences it got
-    right at every position."""
+    """One cell after its last step, with heads that see the last ``tokens`` tokens and the ``first`` ones:
+    how many sequences it got right at every position."""
 
     cell: Cell
     tokens: int
+    first: int = 0
     correct: list[int]
+
+
+def window_file(run: Path, first: int = 0) -> Path:
+    """Where the cells of a run are that were tested again with heads that see the ``first`` tokens too."""
+    return run / (f"window-first{first}.json" if first else "window.json")
+
+
+def window_files(run: Path) -> list[Path]:
+    """All that are there."""
+    return sorted(run.glob("window*.json"), reverse=True)
 
 
 def limited(where: Where, tokens: int, n_heads: int, first: int = 0) -> Where:
@@ -56,73 +66,103 @@ def limited(where: Where, tokens: int, n_heads: int, first: int = 0) -> Where:
     return replace(where, bias=bias)
 
 
-def retest(run: Path, cell: Cell, tokens: int) -> Retested:
+def retest(run: Path, cell: Cell, tokens: int, first: int = 0) -> Retested:
     """Test a finished cell with attention cut. Raises ValueError where it is not finished."""
     work, _ = trained(run, cell)
     settings, model = work.settings, work.trainer.model
 
     def where(length: int) -> Where:
-        return limited(work.where(length), tokens, settings.n_heads)
+        return limited(work.where(length), tokens, settings.n_heads, first)
 
     seen = evaluate(model, where, work.test, work.task.prefix_length, settings.before)
-    return Retested(cell=cell, tokens=tokens, correct=seen.correct.tolist())
+    return Retested(cell=cell, tokens=tokens, first=first, correct=seen.correct.tolist())
 
 
 def retest_run(
-    run: Path, tokens: int | None = None, done: Callable[[Retested], None] = lambda cell: None
+    run: Path,
+    tokens: int | None = None,
+    done: Callable[[Retested], None] = lambda cell: None,
+    *,
+    first: int = 0,
 ) -> list[Retested]:
-    """Every finished cell of a run, into its window.json; what stands there of cells whose weights are gone
-    stays (a kept run that took more seeds).
+    """Every finished cell of a run that has its weights, into its ``window_file``; what stands there of
+    others stays (a kept run that took more seeds).
 
-    tokens: as many as training read at once unless given, so that no distance is new. Raises ValueError when
-    ``run`` is not a run, has no finished cell, for cells of which neither is there, and for tokens below 1.
+    tokens: as many as training read at once unless given, so that no distance is new. first: how many at the
+    beginning heads see too. Raises ValueError when ``run`` is not a run, has no finished cell, when there are
+    weights of none and nothing stands there, when what stays is of other ``tokens``, and for tokens below 1.
     """
     _, settings = read_run(run)
     tokens = settings.before + settings.train_length - 1 if tokens is None else tokens
     integer("tokens", tokens, 1, "what a head sees")
+    integer("first", first, 0, "what it sees at the beginning")
     cells = [Cell(**record["cell"]) for record in read_records(run)]
     if not cells:
         raise ValueError(f"{run} has no finished cell yet; run `resrope posgen run` on it first")
     gone = {cell for cell in cells if not (cell_folder(run, cell) / "last.safetensors").is_file()}
-    kept = {one.cell: one for one in (read_retested(run) if gone else []) if one.tokens == tokens}
-    if not gone <= kept.keys():
-        missing = min(cell.name for cell in gone - kept.keys())
-        raise ValueError(f"{run} has no weights of {missing}, and {FILE} does not hold it at {tokens} tokens")
+    file, kept = window_file(run, first), _kept(run, gone, tokens, first)
     found = []
-    for cell in cells:
-        found.append(kept[cell] if cell in gone else retest(run, cell, tokens))
+    for cell in (cell for cell in cells if cell in kept or cell not in gone):
+        found.append(kept[cell] if cell in kept else retest(run, cell, tokens, first))
         done(found[-1])
-    earlier = {"earlier": read_json(run / FILE)["made"]} if gone else {}
+    if not found:
+        raise ValueError(f"{run} has no weights; a kept run has none")
+    earlier = {"earlier": read_json(file)["made"]} if kept else {}
     told = {"made": provenance(), **earlier, "tokens": tokens, "cells": [asdict(one) for one in found]}
-    atomic_write(run / FILE, json.dumps(told) + "\n")
+    atomic_write(file, json.dumps(told) + "\n")
     return found
 
 
-def read_retested(run: Path) -> list[Retested]:
+def _kept(run: Path, gone: set[Cell], tokens: int, first: int) -> dict[Cell, Retested]:
+    """What was found before of cells that cannot be tested any more."""
+    kept = {one.cell: one for one in (read_retested(run, first) if gone else []) if one.cell in gone}
+    if other := {one.tokens for one in kept.values()} - {tokens}:
+        raise ValueError(
+            f"tokens must be {other.pop()}, as for the cells in {window_file(run, first).name} whose weights "
+            f"are gone, got {tokens}"
+        )
+    return kept
+
+
+def read_retested(run: Path, first: int = 0) -> list[Retested]:
     """What ``retest_run`` found of a run, which may have more cells by now; nothing where it was not asked.
 
     Raises ValueError where the file is of cells that the run has not.
     """
-    if not (run / FILE).is_file():
-        return []
+    file = window_file(run, first)
+    return _read(run, file) if file.is_file() else []
+
+
+def read_every_retested(run: Path) -> list[list[Retested]]:
+    """What is there, without the first tokens and with some of them.
+
+    Raises ValueError as ``read_retested``.
+    """
+    return [_read(run, file) for file in window_files(run)]
+
+
+def _read(run: Path, file: Path) -> list[Retested]:
     try:
-        cells = read_json(run / FILE)["cells"]
+        cells = read_json(file)["cells"]
         found = [Retested(**{**one, "cell": Cell(**one["cell"])}) for one in cells]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{run / FILE} is not what resrope wrote; `resrope posgen window` again") from error
+        raise ValueError(f"{file} is not what resrope wrote; `resrope posgen window` again") from error
     sizes = {(one.cell, len(one.correct)) for one in found}
     there = {(Cell(**r["cell"]), len(r["last"]["correct_by_position"])) for r in read_records(run)}
     if not found or not sizes <= there:
-        raise ValueError(f"{run / FILE} is not of the run's cells; `resrope posgen window` again")
+        raise ValueError(f"{file} is not of the run's cells; `resrope posgen window` again")
     return found
 
 
 def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested]) -> Grid:
     """Accuracy as it is and with attention cut, mean over seeds, beside what rules score."""
-    tokens = found[0].tokens
+    tokens, first = found[0].tokens, found[0].first
+    cut, seen_by_heads = f"cut at {tokens}", f"the last {tokens} tokens"
+    if first:
+        cut, seen_by_heads = f"{cut}, first {first} seen", f"{seen_by_heads} and the first {first}"
     header = ["accuracy, %"]
     for words in _REGIONS.values():
-        header += [words, f"cut at {tokens}"]
+        header += [words, cut]
     whole = {Cell(**record["cell"]): record["last"] for record in records}
     rows = []
     there = [{"cell": asdict(one.cell)} for one in found]
@@ -142,7 +182,7 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
                 [f"{title(task)}, rules on {window} tokens", *(cell for pair in told for cell in pair)]
             )
     return Grid(
-        f"Tested again with heads that see the last {tokens} tokens",
+        f"Tested again with heads that see {seen_by_heads}",
         header,
         rows,
         f"{len(found)} of the run's {len(records)} cells after the last step, as they are and cut, mean over "
