@@ -25,7 +25,7 @@ test: .venv/test-ready
 	$(BIN)/ruff check src tests benchmarks engines results
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # For the tests that open a page; without one they are skipped. Debian's, as root.
 browser:
@@ -66,9 +66,10 @@ bench: .venv/test-ready
 # Resolved for every supported Python; CUDA's packages are left to whoever wants them.
 lock: .venv/test-ready
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-header --no-annotate pyproject.toml \
-	  | grep -vE '^(nvidia-|cuda-|triton==|torch==)' > requirements.lock
-	echo 'torch==2.13.0' >> requirements.lock
+	{ head -1 requirements.lock && \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-header --no-annotate pyproject.toml \
+	  | grep -vE '^(nvidia-|cuda-|triton==|torch==)' && echo 'torch==2.13.0'; } > requirements.new
+	mv requirements.new requirements.lock
 
 clean:
 	rm -rf .venv .venv-engines runs

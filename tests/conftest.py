@@ -8,6 +8,17 @@ settings.register_profile("resrope", deadline=None, suppress_health_check=[Healt
 settings.load_profile("resrope")
 
 
+@pytest.fixture
+def stock_rope_types():
+    """Afterwards transformers has its own rope types alone: other tests hold its list against ours."""
+    from transformers import modeling_rope_utils as rope_utils
+
+    stock = dict(rope_utils.ROPE_INIT_FUNCTIONS)
+    yield stock
+    rope_utils.ROPE_INIT_FUNCTIONS.clear()
+    rope_utils.ROPE_INIT_FUNCTIONS.update(stock)
+
+
 WORDS = "the king of all ducks swam down a long river and met no one else there but rain".split()
 
 

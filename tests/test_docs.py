@@ -70,6 +70,7 @@ def ids(cases):
     return [" ".join([str(block), *command[:3]]) for block, command, *_ in cases]
 
 
+@pytest.mark.usefixtures("stock_rope_types")
 @pytest.mark.parametrize("block", blocks(GUIDES, "python"), ids=str)
 def test_python_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -37,8 +37,9 @@ run.finetune(job, tell=tell)
 
 def killed_run(job):
     """With as many threads as here, whatever tests before have set: other sums round otherwise."""
-    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, env=threads)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
+    command = [sys.executable, "-c", KILLED, str(job)]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **threads})
 
 
 def history(record):

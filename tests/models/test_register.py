@@ -30,15 +30,8 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _registered():
-    """For this file alone: other tests hold transformers' own list of types against ours."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    stock = dict(ROPE_INIT_FUNCTIONS)
+def _registered(stock_rope_types):
     assert set(resrope.register()) == CASES.keys()
-    yield
-    ROPE_INIT_FUNCTIONS.clear()
-    ROPE_INIT_FUNCTIONS.update(stock)
 
 
 def test_every_type_is_one_that_configs_are_read_with():
