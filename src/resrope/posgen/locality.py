@@ -3,7 +3,7 @@
 Derived: every token's equation x_i = h(sources) can be solved for one unknown, for its left side always, for
 a source where h is a permutation in it. `reach` is the smallest number of last tokens from which x_l follows
 that way, through as many equations of the task as it takes. Measured: where h is none, `local_accuracy`
-counts the front tokens that agree with all equations of the window, and how often their majority is right.
+counts how often the best rule that is known here is right: a lower bound.
 
 A model that knows such rules and nothing else finds no token by its position.
 """
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resrope.posgen.functions import Tokens
-from resrope.posgen.tasks import Task, function_of, generate
+from resrope.posgen.guesses import CANDIDATES, ROWS, guessed, sample
+from resrope.posgen.tasks import Task, function_of
 
 Positions = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -27,8 +28,7 @@ KINDS = ("near", "chained", "far")
 # Where rules are right as often as that, they give the token away.
 _GIVEN_AWAY = 0.9
 # What is counted over, where counting over everything takes too long.
-_LINES, _VALUES, _CANDIDATES = 4096, 256, 4096
-_ROWS = 400
+_LINES, _VALUES = 4096, 256
 
 
 def windows(task: Task) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def _share_told_apart(task: Task, arguments: tuple[int, ...], *, merged: bool = 
 
 def _choices(modulus: int, arguments: int, most: int) -> Tokens:
     """All values that arguments can have together, or ``most`` drawn at random: [arguments, choices]."""
-    if modulus**arguments <= max(most, _CANDIDATES):
+    if modulus**arguments <= max(most, CANDIDATES):
         return np.indices((modulus,) * arguments).reshape(arguments, -1)
     return np.unique(np.random.default_rng(arguments).integers(0, modulus, (arguments, most)), axis=1)
 
@@ -167,53 +167,19 @@ def _reach(task: Task, position: int, relations: list[_Relation]) -> int:
 def local_accuracy(task: Task, length: int, window: int) -> Shares:
     """How often the best rule on the last ``window`` tokens that is known here gives x_l; 0 on the prefix.
 
-    1 where ``reach`` says that it follows, 0.9 at least where it mostly does. Elsewhere all front tokens
-    that agree with the equations inside the window are counted, on 400 sequences, and the most frequent
-    result is guessed; 1/m, chance, where there are more than 4,096 of them to try. [length].
+    1 where ``reach`` says that it follows, 0.9 at least where it mostly does; elsewhere what is ``guessed``,
+    counted on 400 sequences. [length].
     """
     found = np.zeros(length)
     always, mostly = reach(task, length), reach(task, length, _GIVEN_AWAY)
-    tokens = _sample(task, length)
     for position in range(task.prefix_length, length):
         if always[position] <= window:
             found[position] = 1.0
             continue
-        guessed = _guessed(task, tokens, position, window)
-        found[position] = max(guessed, _GIVEN_AWAY) if mostly[position] <= window else guessed
+        counted = guessed(task, length, position, window)
+        found[position] = max(counted, _GIVEN_AWAY) if mostly[position] <= window else counted
     found.flags.writeable = False
     return found
-
-
-@cache
-def _sample(task: Task, length: int) -> Tokens:
-    prefixes = np.random.default_rng(0).integers(0, task.modulus, (_ROWS, task.prefix_length))
-    return generate(task, prefixes, length)
-
-
-def _guessed(task: Task, tokens: Tokens, position: int, window: int) -> float:
-    if task.modulus**task.j > _CANDIDATES:
-        return 1 / task.modulus
-    candidates = np.indices((task.modulus,) * task.j).reshape(task.j, -1)
-    front = task.sources(position)[: task.j]
-    agree = np.ones((len(tokens), candidates.shape[1]), np.bool_)
-    for place, source in enumerate(front):
-        if source >= position - window:
-            agree &= candidates[place] == tokens[:, source, None]
-    for at in range(max(task.prefix_length, position - window + task.k), position):
-        if task.sources(at)[: task.j] == front:
-            agree &= _results(task, tokens, at, candidates) == tokens[:, at, None]
-    votes = np.zeros((len(tokens), task.modulus))
-    rows = np.broadcast_to(np.arange(len(tokens))[:, None], agree.shape)
-    np.add.at(votes, (rows, _results(task, tokens, position, candidates)), agree)
-    return float((votes.max(1) / votes.sum(1)).mean())
-
-
-def _results(task: Task, tokens: Tokens, position: int, candidates: Tokens) -> Tokens:
-    """x_position of every sequence [rows, 1] for every choice of its front tokens: [rows, candidates]."""
-    shape = (len(tokens), candidates.shape[1])
-    front = [np.broadcast_to(c.astype(task.dtype), shape) for c in candidates]
-    local = [np.broadcast_to(tokens[:, i, None], shape) for i in task.sources(position)[task.j :]]
-    return function_of(task)([*front, *local], task.modulus)
 
 
 def copied(task: Task, length: int) -> Shares:
@@ -222,13 +188,13 @@ def copied(task: Task, length: int) -> Shares:
     The rule needs nothing of the task, and no position. Counted on 400 sequences. [length].
     """
     right = np.zeros(length)
-    for row in _sample(task, length).tolist():
+    for row in sample(task, length).tolist():
         followed: dict[tuple[int, ...], int] = {}
         for position in range(task.k, length):
             last = tuple(row[position - task.k : position])
             right[position] += position >= task.prefix_length and followed.get(last) == row[position]
             followed[last] = row[position]
-    return right / _ROWS
+    return right / ROWS
 
 
 def kinds(task: Task, length: int) -> dict[str, npt.NDArray[np.bool_]]:
