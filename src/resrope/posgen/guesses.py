@@ -107,7 +107,7 @@ class _Seen:
         """Weights of equal values, row by row: [rows, m]."""
         rows, m = len(self.tokens), self.task.modulus
         keys: Tokens = values.reshape(rows, -1).astype(np.int64) + np.arange(rows)[:, None] * m
-        summed = np.bincount(keys.ravel(), weights=weights.ravel(), minlength=rows * m)
+        summed: Tokens = np.bincount(keys.ravel(), weights=weights.ravel(), minlength=rows * m)
         return summed.reshape(rows, m)
 
     def told(self, front: tuple[int, ...]) -> Weights | None:
