@@ -64,13 +64,17 @@ def test_a_cluster_that_loses_a_worker_in_the_middle(tiny, tmp_path):
         assert (tmp_path / "run" / "cells" / cell.name / "best.safetensors").is_file()
 
 
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
-    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "rope", "--cluster", "auto"]
+@pytest.mark.parametrize(
+    "address", ["auto", "127.0.0.1:9", "ray://127.0.0.1:9", "ray://no-such-host.invalid:9"]
+)
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, address):
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "rope", "--cluster", address]
     done = subprocess.run(
         [sys.executable, *words, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: no Ray cluster answers at auto: ")
+    assert done.stderr.startswith(f"error: no Ray cluster answers at {address}: ")
+    assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob("cells/*"))
 
 

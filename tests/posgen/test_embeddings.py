@@ -229,6 +229,59 @@ class Wide(PositionEmbedding):
         return torch.zeros(len(positions), 3)
 
 
+class One(PositionEmbedding):
+    count = 1
+
+    def rotation(self, positions):
+        turns = torch.ones(len(positions), self.sizes.head_dim // 2, dtype=torch.complex64)
+        return (turns,) * self.count if self.count > 1 else turns
+
+
+class Three(One):
+    count = 3
+
+
+class Double(PositionEmbedding):
+    def bias(self, positions):
+        return torch.zeros(self.sizes.n_heads, len(positions), len(positions), dtype=torch.float64)
+
+
+class Counted(PositionEmbedding):
+    def input(self, positions):
+        return torch.zeros(len(positions), self.sizes.d_model, dtype=torch.int64)
+
+
+class Nowhere(PositionEmbedding):
+    def positions(self, length, random):
+        return None
+
+
+class Flat(PositionEmbedding):
+    def positions(self, length, random):
+        return torch.arange(length)[None]
+
+
+class Short(PositionEmbedding):
+    """A table of as many rows as training has positions: the most natural of mistakes."""
+
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.rows = torch.nn.Parameter(torch.zeros(sizes.train_length, sizes.d_model))
+
+    def input(self, positions):
+        return self.rows[positions]
+
+
+class Failing(PositionEmbedding):
+    def __init__(self, sizes):
+        raise RuntimeError("no\ntwo lines")
+
+
+class Hollow(PositionEmbedding):
+    def __init__(self, sizes):
+        self.speed = torch.nn.Parameter(torch.rand(3))
+
+
 class Broken(PositionEmbedding):
     def bias(self, positions):
         return torch.full((self.sizes.n_heads, len(positions), len(positions)), math.nan)
@@ -335,16 +388,31 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Wide", r"Wide: input must be real \[11, 16\], got torch.float32 \[11, 3\]"),
+        ("Wide", r"Wide: input must be torch.float32 \[11, 16\], got torch.float32 \[11, 3\]"),
+        ("One", r"One: rotation must be two tensors, of queries and of keys, got torch.complex64 \[11, 4\]"),
+        ("Three", r"Three: rotation must be two tensors, of queries and of keys, got tuple of 3"),
+        ("Double", r"Double: bias must be torch.float32 \[2, 11, 11\], got torch.float64 \[2, 11, 11\]"),
+        ("Counted", r"Counted: input must be torch.float32 \[11, 16\], got torch.int64 \[11, 16\]"),
+        ("Nowhere", r"Nowhere: positions must be a tensor \[seq\], got NoneType"),
+        ("Flat", r"Flat: positions must be a tensor \[seq\], got torch.int64 \[1, 11\]"),
+        ("Short", r":Short, of 23 tokens: IndexError: "),
+        ("Failing", r":Failing, it is made of Sizes alone: RuntimeError: no two lines$"),
+        ("Hollow", r":Hollow, it is made of Sizes alone: AttributeError: "),
         ("Broken", "Broken: bias holds numbers that are not finite"),
-        ("Nothing", "must name a class that can be imported"),
+        ("Nothing", "must name a class that can be imported: AttributeError: "),
         ("math", "must name a class, got <module"),
         ("dict_of", "must make a .*PositionEmbedding, got dict"),
     ],
 )
-def test_what_is_no_embedding_is_refused(name, words, tiny, tmp_path):
-    with pytest.raises(ValueError, match=words):
-        run_cell(tmp_path, Cell(task="cot", method=f"{__name__}:{name}", seed=0), tiny)
+def test_what_is_no_embedding_is_refused(name, words, tiny):
+    with pytest.raises(ValueError, match=words) as caught:
+        check_embedding(f"{__name__}:{name}", tiny)
+    assert "\n" not in str(caught.value)
+
+
+def test_nor_does_it_train(tiny, tmp_path):
+    with pytest.raises(ValueError, match="Wide: input must be"):
+        run_cell(tmp_path, Cell(task="cot", method=f"{__name__}:Wide", seed=0), tiny)
     assert not list(tmp_path.rglob("record.json"))
 
 
@@ -353,7 +421,7 @@ def test_unknown_names_list_what_there_is(tiny):
         ValueError, match=r"method must be one of rope, .*, none, .*p-rope, or module:Class, got 'rot'"
     ):
         embedding("rot", tiny, 0)
-    with pytest.raises(ValueError, match="no_such_module:X must name a class that can be imported"):
+    with pytest.raises(ValueError, match="no_such_module:X, which must name a class that can be imported"):
         embedding("no_such_module:X", tiny, 0)
 
 
@@ -381,6 +449,15 @@ class Unused(PositionEmbedding):
 def test_a_parameter_without_a_use_is_named(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"position.idle has no gradient: every parameter must be used"):
         run_cell(tmp_path, Cell(task="cot", method=f"{__name__}:Unused", seed=0), tiny)
+
+
+@pytest.mark.parametrize("line", ["raise RuntimeError('no')", "nothing", "class", "raise OSError"])
+def test_a_module_that_cannot_be_imported(line, tiny, tmp_path, monkeypatch):
+    module = f"mine_that_fails_{abs(hash(line))}"
+    (tmp_path / f"{module}.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"{module}:Mine, which must name a class that can be imported: "):
+        embedding(f"{module}:Mine", tiny, 0)
 
 
 @pytest.mark.parametrize("name", ["os:getcwd", "torch.nn:Linear", ".foo:Bar", "json:loads"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from resrope.posgen.train import total_steps
 
 # Tries of a cell whose worker dies.
 _TRIES = 4
+# For a first answer of a cluster.
+_SECONDS = 10
 _RECORD = "record.json"
 
 
@@ -107,6 +110,7 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
     except ImportError as error:
         raise ImportError("--cluster needs Ray: pip install 'resrope[cluster]'") from error
     try:
+        _knock(address)
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(cells)
         )
@@ -117,6 +121,13 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at host:port: Ray would go on asking for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal() and int(port) < 2**16:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def _environment(cells: Sequence[Cell]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,16 +91,26 @@ class PositionEmbedding(nn.Module):
         return torch.arange(length)
 
     def at(self, positions: Tensor) -> Where:
-        """All three together. Raises ValueError for other shapes and for numbers that are none."""
+        """All three together. Raises ValueError for other shapes or dtypes and for numbers that are none."""
+        if not isinstance(positions, Tensor) or positions.ndim != 1:
+            raise ValueError(
+                f"{type(self).__name__}: positions must be a tensor [seq], got {_told(positions)}"
+            )
         seq, sizes = len(positions), self.sizes
-        pairs = self.rotation(positions) or (torch.ones(seq, sizes.head_dim // 2, dtype=torch.complex64),) * 2
-        added, bias = self.input(positions), self.bias(positions)
-        for name, one in zip(("of queries", "of keys"), pairs, strict=True):
-            self._check(f"rotation {name}", one, [seq, sizes.head_dim // 2], turns=True)
-        self._check("input", added, [seq, sizes.d_model])
-        bias = bias.tril() if isinstance(bias, Tensor) and bias.ndim == 3 else bias
-        self._check("bias", bias, [sizes.n_heads, seq, seq])
-        return Where(turning(*pairs, sizes.n_heads), added, bias)
+        stay = torch.ones(seq, sizes.head_dim // 2, dtype=torch.complex64)
+        turns, added, bias = self.rotation(positions), self.input(positions), self.bias(positions)
+        turns = (stay, stay) if turns is None else turns
+        if not isinstance(turns, tuple | list) or len(turns) != 2:
+            given = f"two tensors, of queries and of keys, got {_told(turns)}"
+            raise ValueError(f"{type(self).__name__}: rotation must be {given}")
+        for name, one in zip(("of queries", "of keys"), turns, strict=True):
+            self._check(f"rotation {name}", one, [seq, sizes.head_dim // 2], torch.complex64)
+        if added is not None:
+            self._check("input", added, [seq, sizes.d_model])
+        if bias is not None:
+            bias = bias.tril() if isinstance(bias, Tensor) and bias.ndim == 3 else bias
+            self._check("bias", bias, [sizes.n_heads, seq, seq])
+        return Where(turning(*turns, sizes.n_heads), added, bias)
 
     @property
     def fixed(self) -> bool:
@@ -107,15 +118,18 @@ class PositionEmbedding(nn.Module):
         drawn = type(self).positions is not PositionEmbedding.positions
         return not drawn and next(self.parameters(), None) is None
 
-    def _check(self, what: str, made: Tensor | None, shape: list[int], *, turns: bool = False) -> None:
-        if made is None:
-            return
-        name, kind = type(self).__name__, "complex" if turns else "real"
-        if not isinstance(made, Tensor) or list(made.shape) != shape or made.is_complex() != turns:
-            given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-            raise ValueError(f"{name}: {what} must be {kind} {shape}, got {given}")
-        if not torch.isfinite(torch.view_as_real(made) if turns else made).all():
+    def _check(self, what: str, made: Any, shape: list[int], dtype: torch.dtype = torch.float32) -> None:
+        name = type(self).__name__
+        if not isinstance(made, Tensor) or list(made.shape) != shape or made.dtype != dtype:
+            raise ValueError(f"{name}: {what} must be {dtype} {shape}, got {_told(made)}")
+        if not torch.isfinite(torch.view_as_real(made) if made.is_complex() else made).all():
             raise ValueError(f"{name}: {what} holds numbers that are not finite")
+
+
+def _told(made: object) -> str:
+    if isinstance(made, Tensor):
+        return f"{made.dtype} {list(made.shape)}"
+    return f"{type(made).__name__} of {len(made)}" if isinstance(made, tuple | list) else type(made).__name__
 
 
 def when_tested(position: PositionEmbedding, seed: int) -> Callable[[int], Where]:

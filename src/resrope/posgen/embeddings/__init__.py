@@ -4,7 +4,8 @@ own."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -61,13 +62,10 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     make = EMBEDDINGS.get(name) or _found(name)
     if not callable(make):
         raise ValueError(f"{name} must name a class, got {make!r}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _running(name, "it is made of Sizes alone"):
         # Of its own: the decoder's weights are drawn from the seed itself.
         torch.manual_seed(int.from_bytes(sha256(f"position {seed}".encode()).digest()[:8], "big"))
-        try:
-            made = make(settings.sizes)
-        except TypeError as error:
-            raise ValueError(f"{name} must be made of Sizes alone: {error}") from None
+        made = make(settings.sizes)
     if not isinstance(made, PositionEmbedding):
         raise ValueError(
             f"{name} must make a resrope.posgen.positions.PositionEmbedding, got {type(made).__name__}"
@@ -85,13 +83,13 @@ def when_trained(name: str, settings: Settings) -> Frequencies | str:
 
 
 def check_embedding(name: str, settings: Settings) -> None:
-    """Raise ValueError for what ``embedding`` refuses, for shapes and numbers that cannot be, at both
-    lengths, and for what is not the same twice."""
+    """Raise ValueError for what ``embedding`` refuses, for what fails, for shapes and numbers that cannot be,
+    at both lengths, and for what is not the same twice."""
     made, again, sizes = embedding(name, settings, 0), embedding(name, settings, 0), settings.sizes
     for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
         made.train(training)
         again.train(training)
-        with torch.no_grad():
+        with torch.no_grad(), _running(name, f"of {length - 1} tokens"):
             positions = made.positions(length - 1, np.random.default_rng(0))
             first, *others = made.at(positions), made.at(positions), again.at(positions)
         if not all(_same(first, other) for other in others):
@@ -99,6 +97,17 @@ def check_embedding(name: str, settings: Settings) -> None:
                 f"{name} must give the same for the same positions; what is random is drawn in its method "
                 "positions"
             )
+
+
+@contextmanager
+def _running(name: str, when: str) -> Iterator[None]:
+    """Code of a user's own: whatever it raises is a ValueError in one line, with its name."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{name}, {when}: {kind}{said}") from error
 
 
 def _same(one: Where, other: Where) -> bool:
@@ -113,7 +122,8 @@ def _moved(table: Frequencies, *, choice: str, settings: Settings) -> Frequencie
 def _found(name: str) -> Any:
     """Of an entry point, or imported."""
     for point in entry_points(group=GROUP, name=name):
-        return point.load()
+        with _running(name, f"loaded as {point.value}"):
+            return point.load()
     module, colon, attribute = name.partition(":")
     if not colon:
         own = [point.name for point in entry_points(group=GROUP)]
@@ -123,7 +133,5 @@ def _found(name: str) -> Any:
     here = str(Path.cwd())  # where a user's module lies that is not installed
     if here not in sys.path:
         sys.path.append(here)
-    try:
+    with _running(name, "which must name a class that can be imported"):
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError, TypeError) as error:
-        raise ValueError(f"{name} must name a class that can be imported: {error}") from None
