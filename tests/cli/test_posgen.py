@@ -230,7 +230,10 @@ def test_a_users_own_embedding_in_worker_processes(tmp_path, less):
     )
     if less:
         assert done.returncode == 2
-        assert done.stderr == "error: Mine: input must be real [11, 16], got torch.float32 [11, 15]\n"
+        assert done.stderr == (
+            "error: mine:Mine, of 11 tokens: "
+            "input must be torch.float32 [11, 16], got torch.float32 [11, 15]\n"
+        )
     else:
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "run" / "cells" / "cot-mine.Mine-seed0" / "record.json").is_file()

@@ -388,17 +388,29 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Wide", r"Wide: input must be torch.float32 \[11, 16\], got torch.float32 \[11, 3\]"),
-        ("One", r"One: rotation must be two tensors, of queries and of keys, got torch.complex64 \[11, 4\]"),
-        ("Three", r"Three: rotation must be two tensors, of queries and of keys, got tuple of 3"),
-        ("Double", r"Double: bias must be torch.float32 \[2, 11, 11\], got torch.float64 \[2, 11, 11\]"),
-        ("Counted", r"Counted: input must be torch.float32 \[11, 16\], got torch.int64 \[11, 16\]"),
-        ("Nowhere", r"Nowhere: positions must be a tensor \[seq\], got NoneType"),
-        ("Flat", r"Flat: positions must be a tensor \[seq\], got torch.int64 \[1, 11\]"),
+        ("Wide", r":Wide, of 11 tokens: input must be torch.float32 \[11, 16\], got torch.float32 \[11, 3\]"),
+        (
+            "One",
+            r":One, of 11 tokens: rotation must be two tensors, of queries and of keys, got torch.complex64 \[11, 4\]",
+        ),
+        (
+            "Three",
+            r":Three, of 11 tokens: rotation must be two tensors, of queries and of keys, got tuple of 3",
+        ),
+        (
+            "Double",
+            r":Double, of 11 tokens: bias must be torch.float32 \[2, 11, 11\], got torch.float64 \[2, 11, 11\]",
+        ),
+        (
+            "Counted",
+            r":Counted, of 11 tokens: input must be torch.float32 \[11, 16\], got torch.int64 \[11, 16\]",
+        ),
+        ("Nowhere", r":Nowhere, of 11 tokens: positions must be a tensor \[seq\], got NoneType"),
+        ("Flat", r":Flat, of 11 tokens: positions must be a tensor \[seq\], got torch.int64 \[1, 11\]"),
         ("Short", r":Short, of 23 tokens: IndexError: "),
         ("Failing", r":Failing, it is made of Sizes alone: RuntimeError: no two lines$"),
         ("Hollow", r":Hollow, it is made of Sizes alone: AttributeError: "),
-        ("Broken", "Broken: bias holds numbers that are not finite"),
+        ("Broken", ":Broken, of 11 tokens: bias holds numbers that are not finite"),
         ("Nothing", "must name a class that can be imported: AttributeError: "),
         ("math", "must name a class, got <module"),
         ("dict_of", "must make a .*PositionEmbedding, got dict"),

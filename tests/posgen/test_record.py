@@ -5,7 +5,10 @@ import torch
 
 from resrope.posgen.record import (
     Cell,
+    cell_folder,
     open_run,
+    read_record,
+    read_records,
     read_run,
     read_tensors,
     write_tensors,
@@ -54,6 +57,36 @@ def test_damaged_run_files(tiny, tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=r"run\.json"):
         read_run(tmp_path)
+
+
+def test_a_record_of_another_version_is_refused(tiny, tmp_path):
+    from resrope.posgen.cell import run_cell
+
+    cell = Cell(task="cot", method="rope", seed=0)
+    whole = run_cell(tmp_path, cell, tiny.override({"epochs": 1, "looks": 1}))
+    file = cell_folder(tmp_path, cell) / "record.json"
+    assert read_records(tmp_path) == [read_record(tmp_path, cell)]
+    short = {**whole["last"], "correct_by_position": whole["last"]["correct_by_position"][1:]}
+    many = {**whole["last"], "rows": 1}
+    cases = {
+        r"record\.json must be of schema resrope-posgen-1, got 'resrope-posgen-99'": {
+            "schema": "resrope-posgen-99"
+        },
+        r"record\.json is damaged \(last\); delete it to run that cell again": {"last": None},
+        r"damaged \(last\)": {"last": short},
+        r"damaged \(best\)": {"best": many},
+        r"damaged \(cell\)": {"cell": {"task": "cot", "method": "rope", "seed": 0, "fold": 3}},
+        r"damaged \(cell\);": {"cell": {**whole["cell"], "seed": 1}},
+        r"damaged \(cell, history\)": {"cell": [], "history": {}},
+    }
+    for words, change in cases.items():
+        file.write_text(json.dumps({**whole, **change}))
+        for read in (lambda: read_records(tmp_path), lambda: read_record(tmp_path, cell)):
+            with pytest.raises(ValueError, match=words):
+                read()
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="must be of schema resrope-posgen-1, got None"):
+        read_records(tmp_path)
 
 
 def test_tensors_and_notes_round_trip(tmp_path):

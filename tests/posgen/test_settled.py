@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from resrope.posgen.record import Cell, cell_folder, open_run
+from resrope.posgen.record import SCHEMA, Cell, cell_folder, open_run
 from resrope.posgen.report.page import write_report
 from resrope.posgen.runner import matrix
 from resrope.posgen.settled import level, read_settled, rounds
@@ -24,6 +24,8 @@ def finish(out, settings, cell):
     part = {"rows": 10, "correct_by_position": [0] * settings.train_length + [right(cell)] * beyond}
     made = {"seconds": 1.0, "threads": 1, "resrope": "0", "commit": "c", "date": "d", "torch": "2"}
     record = {
+        "schema": SCHEMA,
+        "settings": settings.to_dict(),
         "cell": {"task": cell.task, "method": cell.method, "seed": cell.seed},
         "embedding": {},
         "history": [{"step": 1, "epoch": 1.0, "validation_loss": 1.0, "ood": 0.5}],
@@ -39,6 +41,15 @@ def finish(out, settings, cell):
 @pytest.fixture
 def cells():
     return matrix(["cot"], ["rope", "resonance-rope", "yarn", "resonance-yarn", "alibi"], SEEDS)
+
+
+@pytest.mark.parametrize("held", ["[]", "{}", '{"verdicts": 3}', '{"verdicts": [{"task": "cot"}]}', "{"])
+def test_a_damaged_file_is_said(tiny, tmp_path, cells, held):
+    open_run(tmp_path, "quick", tiny)
+    finish(tmp_path, tiny, cells[0])
+    (tmp_path / "settled.json").write_text(held)
+    with pytest.raises(ValueError, match=r"settled\.json"):
+        read_settled(tmp_path)
 
 
 def test_a_settled_pair_takes_no_more_seeds_and_the_others_do(tiny, tmp_path, cells):

@@ -27,6 +27,9 @@ from resrope.rundir import read_json
 SCHEMA = "resrope-posgen-1"
 CHECKPOINTS = ("last", "best")
 """A record's measurements."""
+_PARTS = {"cell": dict, "settings": dict, "embedding": dict, "history": list, "made": dict} | dict.fromkeys(
+    CHECKPOINTS, dict
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +67,42 @@ def read_run(out: Path) -> tuple[str, Settings]:
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """The finished cells' records, in the order of their names."""
-    return [read_json(path) for path in sorted(out.glob("cells/*/record.json"))]
+    """The finished cells' records, in the order of their names. Raises ValueError for what is none."""
+    return [_read(path) for path in sorted(out.glob("cells/*/record.json"))]
 
 
 def read_record(out: Path, cell: Cell) -> dict[str, Any] | None:
-    """The finished cell's record, None while it is not finished."""
+    """The finished cell's record, None while it is not finished. Raises ValueError for what is none."""
     path = cell_folder(out, cell) / "record.json"
-    return read_json(path) if path.exists() else None
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Checked as far as everything that reads records relies on it."""
+    record = read_json(path)
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} must be of schema {SCHEMA}, got {record.get('schema')!r}")
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(record.get(name), kind)]
+    if not wrong:
+        cell = record["cell"]
+        named = {"task": str, "method": str, "seed": int}
+        if {key: type(value) for key, value in cell.items()} != named or Cell(
+            **cell
+        ).name != path.parent.name:
+            wrong = ["cell"]
+        length = record["settings"].get("test_length")
+        wrong += [name for name in CHECKPOINTS if not _measured(record[name], length)]
+    if wrong:
+        raise ValueError(f"{path} is damaged ({', '.join(wrong)}); delete it to run that cell again")
+    return record
+
+
+def _measured(part: dict[str, Any], length: object) -> bool:
+    """Whether it counts right answers at every position."""
+    correct, rows = part.get("correct_by_position"), part.get("rows")
+    if not isinstance(correct, list) or not isinstance(rows, int) or len(correct) != length:
+        return False
+    return all(isinstance(n, int) and 0 <= n <= rows for n in correct)
 
 
 def write_record(out: Path, cell: Cell, record: dict[str, Any]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from resrope.files import atomic_write
 from resrope.posgen.paired import Record, ood, paired
-from resrope.posgen.record import CHECKPOINTS, Cell, read_record
+from resrope.posgen.record import CHECKPOINTS, Cell, read_record, read_records
 from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
 from resrope.spec.methods import RESONANCE
@@ -63,11 +63,14 @@ def read_settled(out: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     there: dict[Pair, set[int]] = {}
-    for record in out.glob("cells/*/record.json"):
-        cell = Cell(**read_json(record)["cell"])
+    for record in read_records(out):
+        cell = Cell(**record["cell"])
         there.setdefault(_pair(cell), set()).add(cell.seed)
     every = set().union(*there.values())
-    verdicts: list[dict[str, Any]] = read_json(file)["verdicts"]
+    verdicts: Any = read_json(file).get("verdicts")
+    names = {f.name for f in fields(Verdict)}
+    if not isinstance(verdicts, list) or any(not isinstance(v, dict) or v.keys() != names for v in verdicts):
+        raise ValueError(f"{file} is not what resrope wrote; `resrope posgen run --stop-when-settled` again")
     return [v for v in verdicts if there.get((v["task"], v["method"]), every) < every]
 
 

@@ -105,7 +105,7 @@ def _running(name: str, when: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).removeprefix(f"{name.rpartition(':')[2]}: ")
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{name}, {when}: {kind}{said}") from error
 
