@@ -391,7 +391,7 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
         ("Wide", r":Wide, of 11 tokens: input must be torch.float32 \[11, 16\], got torch.float32 \[11, 3\]"),
         (
             "One",
-            r":One, of 11 tokens: rotation must be two tensors, of queries and of keys, got torch.complex64 \[11, 4\]",
+            r":One, of 11 tokens: rotation must be two tensors, of queries .*, got torch.complex64 \[11, 4\]",
         ),
         (
             "Three",
@@ -399,7 +399,7 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
         ),
         (
             "Double",
-            r":Double, of 11 tokens: bias must be torch.float32 \[2, 11, 11\], got torch.float64 \[2, 11, 11\]",
+            r":Double, .*: bias must be torch.float32 \[2, 11, 11\], got torch.float64 \[2, 11, 11\]",
         ),
         (
             "Counted",
