@@ -6,18 +6,15 @@ Every kept run (`keep.py`) with the four embeddings of Table 1 is a column; what
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from resrope.cli.shell import script
 from resrope.files import atomic_write
-from resrope.page import Grid, Page
+from resrope.page import Page
 from resrope.posgen.presets import TABLE_1_METHODS
 from resrope.posgen.record import read_run
-from resrope.posgen.report.claims import FAILS, HOLDS, RULES, UNDECIDED, Claim, claims
+from resrope.posgen.report.claims import RULES, Claim, claims, compared, counted
 from resrope.posgen.tasks import TASKS
-from resrope.posgen.titles import title
 
 HERE = Path(__file__).parent
 
@@ -37,7 +34,7 @@ def page(folder: Path) -> Page:
             *RULES,
             *(f"{name}: {_described(folder / name)}." for name in runs),
         ],
-        grids=[_counted(runs), *(_grid(runs, task) for task in TASKS)],
+        grids=[counted(runs), *(compared(runs, task) for task in TASKS)],
         captions={},
         made_by="python results/claims.py",
     )
@@ -55,25 +52,6 @@ def _described(run: Path) -> str:
     preset, settings = read_run(run)
     seeds = {r["cell"]["seed"] for r in json.loads((run / "records.json").read_text("utf-8"))}
     return f"preset {preset}, h = {settings.h}, {settings.epochs} epochs, {len(seeds)} seed(s)"
-
-
-def _counted(runs: Mapping[str, list[Claim]]) -> Grid:
-    counts = {name: Counter(claim.verdict for claim in found) for name, found in runs.items()}
-    rows = [[v, *(str(counts[name][v]) for name in runs)] for v in (HOLDS, FAILS, UNDECIDED)]
-    return Grid("How many", ["verdict", *runs], rows)
-
-
-def _grid(runs: Mapping[str, list[Claim]], task: str) -> Grid:
-    by_words = {name: {claim.words: claim for claim in found} for name, found in runs.items()}
-    before = f"{title(task)}: "
-    every = dict.fromkeys(w for found in by_words.values() for w in found if w.startswith(before))
-    rows = []
-    for words in every:
-        cells = [by_words[name].get(words) for name in runs]
-        source = next(cell.source for cell in cells if cell is not None)
-        told = ("–" if cell is None else f"{cell.verdict} ({cell.numbers})" for cell in cells)
-        rows.append([words.removeprefix(before), source, *told])
-    return Grid(title(task), ["claim", "where", *runs], rows)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,13 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     assert [row[0] for row in grids[0].rows] == ["released", "layers", "split"]
     assert grids[1].rows[0][1].endswith(": undecided")  # one seed
     found = json.loads(files["audit.json"].read_text())
+    (line,) = (line for line in files["audit.md"].read_text().splitlines() if "raises YaRN's OOD" in line)
+    claim = line.strip("| ").split(" | ")
+    assert claim[:2] == ["Resonance raises YaRN's OOD accuracy", "Table 1"]
+    (effect,) = found["split"]["resonance_effect"]["cot"]["yarn"]["last"]["values"]
+    assert claim[4] == f"undecided ({100 * effect:+.1f})"
+    assert found["layers"]["claims"][0]["words"] == f"CoT: {claim[0]}"
+    assert grids[2].rows[2] == ["undecided", *["4"] * 3]
     first, second = (
         found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("released", "layers")
     )

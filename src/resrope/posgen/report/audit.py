@@ -14,6 +14,7 @@ from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style
 from resrope.posgen.presets import SWITCHES, released
 from resrope.posgen.record import open_run, read_run
+from resrope.posgen.report.claims import RULES, claims, compared, counted
 from resrope.posgen.report.summary import summarise_run
 from resrope.posgen.report.tables import ended_early, percent, share
 from resrope.posgen.settings import Settings
@@ -90,28 +91,28 @@ def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
 def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str, Path]]:
     """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
 
-    Each rung of a ladder is held against the one above, a switch thrown alone against the first setting.
+    The tables are those of accuracies and of how many claims hold; claim by claim is on the pages. Each rung of a ladder is held against the one above, a switch thrown alone against the first setting.
     Raises ValueError when no rung has a finished cell, ImportError without matplotlib.
     """
-    found = {}
+    found, claimed = {}, {}
     for number, rung in enumerate(rungs):
         folder = rung.folder(out, number)
         if any(folder.glob("cells/*/record.json")):
-            found[rung.name] = summarise_run(folder)[0]
+            found[rung.name], records = summarise_run(folder)
+            claimed[rung.name] = claims(rung.settings, records)
+            found[rung.name]["claims"] = [asdict(claim) for claim in claimed[rung.name]]
     if not found:
         raise ValueError(f"{out} has no finished cell yet")
-    grids = [
-        grid
-        for task in _tasks(found)
-        for grid in (_accuracies(found, task, apart(rungs)), _claims(found, task))
-    ]
+    tasks = _tasks(found)
+    grids = [g for t in tasks for g in (_accuracies(found, t, apart(rungs)), _added(found, t))]
+    grids.append(counted(claimed))
     picture = png(_drawn(found))
     page = Page(
         heading="Every switch of the authors' code, alone"
         if apart(rungs)
         else "From the authors' code to the paper, one switch at a time",
         facts=_facts(found),
-        grids=grids,
+        grids=[*grids, *(compared(claimed, task) for task in tasks)],
         captions={"audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung."},
         made_by="resrope posgen audit",
     )
@@ -162,7 +163,7 @@ def _accuracies(found: dict[str, Summary], task: str, from_first: bool) -> Grid:
     )
 
 
-def _claims(found: dict[str, Summary], task: str) -> Grid:
+def _added(found: dict[str, Summary], task: str) -> Grid:
     """The effect of Resonance, paired by seed, and what can be said of its sign."""
     plain = list(dict.fromkeys(p for s in found.values() for p in s["resonance_effect"].get(task, {})))
     rows = []
@@ -186,7 +187,8 @@ def _facts(found: dict[str, Summary]) -> list[str]:
     seeds = sorted({seed for summary in found.values() for seed in summary["seeds"]})
     early = [f"{name}: {line}" for name, s in found.items() for line in ended_early(s["settled"])]
     made = sorted({line for summary in found.values() for line in summary["made"]})
-    return [f"{cells} cells, {seconds:.0f} s in all; seeds {', '.join(map(str, seeds))}.", *early, *made]
+    seeded = f"seeds {', '.join(map(str, seeds))}"
+    return [f"{cells} cells, {seconds:.0f} s in all; {seeded}.", *early, *made, *RULES]
 
 
 def _drawn(found: dict[str, Summary]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -65,6 +66,27 @@ def grid(found: Sequence[Claim]) -> Grid:
         [[c.words, c.source, c.verdict, c.numbers] for c in found],
         " ".join(RULES),
     )
+
+
+def counted(runs: Mapping[str, Sequence[Claim]]) -> Grid:
+    """How many claims of each verdict, run by run."""
+    counts = {name: Counter(claim.verdict for claim in found) for name, found in runs.items()}
+    rows = [[v, *(str(counts[name][v]) for name in runs)] for v in (HOLDS, FAILS, UNDECIDED)]
+    return Grid("How many claims", ["verdict", *runs], rows)
+
+
+def compared(runs: Mapping[str, Sequence[Claim]], task: str) -> Grid:
+    """The claims about a task, a column for every run; what a run lacks is left open."""
+    by_words = {name: {claim.words: claim for claim in found} for name, found in runs.items()}
+    before = f"{title(task)}: "
+    every = dict.fromkeys(w for found in by_words.values() for w in found if w.startswith(before))
+    rows = []
+    for words in every:
+        cells = [by_words[name].get(words) for name in runs]
+        source = next(cell.source for cell in cells if cell is not None)
+        told = ("–" if cell is None else f"{cell.verdict} ({cell.numbers})" for cell in cells)
+        rows.append([words.removeprefix(before), source, *told])
+    return Grid(f"{title(task)}: the paper's claims", ["claim", "where", *runs], rows)
 
 
 def _of_task(settings: Settings, task: str, runs: Runs) -> Iterator[Claim]:
