@@ -91,8 +91,9 @@ def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
 def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str, Path]]:
     """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
 
-    The tables are those of accuracies and of how many claims hold; claim by claim is on the pages. Each rung of a ladder is held against the one above, a switch thrown alone against the first setting.
-    Raises ValueError when no rung has a finished cell, ImportError without matplotlib.
+    The tables are those of accuracies and of how many claims hold; claim by claim is on the pages. Each rung
+    of a ladder is held against the one above, a switch thrown alone against the first setting. Raises
+    ValueError when no rung has a finished cell, ImportError without matplotlib.
     """
     found, claimed = {}, {}
     for number, rung in enumerate(rungs):
