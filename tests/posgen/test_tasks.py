@@ -101,6 +101,20 @@ def test_own_function_must_stay_in_range():
 
 
 @pytest.mark.parametrize(
+    ("h", "words"),
+    [
+        (lambda sources, modulus: sum(sources) / 8, "h must return an array of integers, got float64"),
+        (lambda sources, modulus: [0], "h must return an array of integers, got list"),
+        (lambda sources, modulus: sources[0] == 0, "h must return an array of integers, got bool"),
+        (lambda sources, modulus: sources[0][:1], r"the shape of its sources, \(2,\), got \(1,\)"),
+    ],
+)
+def test_own_function_must_return_tokens(h, words):
+    with pytest.raises(ValueError, match=words):
+        generate(Task(name="cot", h=h), [[1, 2, 3, 4], [4, 3, 2, 1]], 5)
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"name": "cots"}, "recursive, cot, semi-recursive, got 'cots'"),

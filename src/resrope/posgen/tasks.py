@@ -181,6 +181,13 @@ def function_of(task: Task) -> TokenFunction:
 
     def guarded(sources: Sequence[Tokens], modulus: int) -> Tokens:
         tokens = h([source.astype(np.int64) for source in sources], modulus)
+        if not isinstance(tokens, np.ndarray) or tokens.dtype.kind not in "iu":
+            made = tokens.dtype if isinstance(tokens, np.ndarray) else type(tokens).__name__
+            raise ValueError(f"h must return an array of integers, got {made}")
+        if tokens.shape != sources[0].shape:
+            raise ValueError(
+                f"h must return the shape of its sources, {sources[0].shape}, got {tokens.shape}"
+            )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < modulus:
             raise ValueError(f"h must return tokens in [0, {modulus}), got {tokens.min()} to {tokens.max()}")
         return tokens

@@ -57,6 +57,11 @@ def break_last(**changes):
     [
         (lambda r: r.update(schema="resrope-posgen-result-0"), "schema must be resrope-posgen-result-1, got"),
         (lambda r: r.update(title="Tiny\n"), r"title: must be one line, got 'Tiny\\n'"),
+        (break_cell(embedding={}), "cells/1/embedding: 'class' is a required property"),
+        (
+            lambda r: [cell.update(method="bogus") for cell in r["cells"] if cell["method"] == "alibi"],
+            "bogus is none of resrope's own methods, and the embedding has no source",
+        ),
         (lambda r: r["settings"].pop("d_model"), "settings: 'd_model' is a required property"),
         (break_cell(method="rope\n"), "cells/1/method: must be one line, got"),
         (break_cell(method="<img src=x>"), "cells/1/method: '<img src=x>' does not match"),
@@ -83,6 +88,22 @@ def test_what_is_wrong_is_said(result, change, words, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match=str(tmp_path / "result.json")):
         read_result(tmp_path / "result.json")
+
+
+def test_what_is_no_number_is_no_json(result, tmp_path):
+    result["cells"][0]["made"]["seconds"] = float("inf")
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="is not valid JSON: Infinity is no number of JSON"):
+        read_result(tmp_path / "result.json")
+
+
+def test_a_users_own_embedding_is_taken_with_its_source(result):
+    for cell in result["cells"]:
+        cell |= {"method": "mine:Mine", "embedding": {**cell["embedding"], "source": "0" * 16}}
+    with pytest.raises(ValueError, match="is there twice"):
+        check(result)
+    result["cells"] = result["cells"][:2]
+    check(result)
 
 
 def test_nothing_to_read_is_said(tmp_path):

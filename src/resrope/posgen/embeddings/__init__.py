@@ -50,8 +50,8 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     """
     if name in METHODS:
         return Rope.of(settings, name)
-    choice, dash, plain = name.partition("-")
-    if dash and choice in (*CHOICES, LISTED) and plain in METHODS:
+    choice, plain = _choice(name)
+    if choice:
         if plain.startswith(RESONANCE):
             plain = plain.removeprefix(RESONANCE)
             raise ValueError(
@@ -71,6 +71,17 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
             f"{name} must make a resrope.posgen.positions.PositionEmbedding, got {type(made).__name__}"
         )
     return made
+
+
+def built_in(name: str) -> bool:
+    """Whether ``name`` is none of a user's own."""
+    return name in METHODS or name in EMBEDDINGS or bool(_choice(name)[0])
+
+
+def _choice(name: str) -> tuple[str, str]:
+    """Which other integers, of what: ``distinct``, ``yarn``; of other names nothing."""
+    choice, _, plain = name.partition("-")
+    return (choice, plain) if choice in (*CHOICES, LISTED) and plain in METHODS else ("", name)
 
 
 def when_trained(name: str, settings: Settings) -> Frequencies | str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resrope.files import atomic_write
+from resrope.posgen.embeddings import built_in
 from resrope.posgen.record import read_records, read_run
 from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
@@ -84,7 +85,7 @@ def read_result(path: Path) -> Result:
 
 def check(result: Result) -> Settings:
     """Its settings. Raises ValueError with the first thing that is wrong: against the JSON Schema, then
-    against the settings: tasks, positions, rows, one seed as another."""
+    against the settings: tasks, positions, rows, one seed as another; and names of methods."""
     _check_schema(result)
     try:
         settings = Settings().override(result["settings"])
@@ -96,6 +97,11 @@ def check(result: Result) -> Settings:
         if name in seen:
             raise ValueError(f"{', '.join(map(str, name))} is there twice")
         seen.add(name)
+        if not built_in(cell["method"]) and "source" not in cell["embedding"]:
+            raise ValueError(
+                f"{cell['method']} is none of resrope's own methods, and the embedding has no source (the "
+                "hash of the file that its class is in)"
+            )
         for part in ("last", "best"):
             _check_counts(cell[part], settings, f"{', '.join(map(str, name))}, {part}")
     _check_complete(seen)
