@@ -18,6 +18,7 @@ from resrope.cli.shell import script
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import title
+from resrope.posgen.embeddings import when_trained
 from resrope.posgen.embeddings.wavelengths import CHOICES, LISTED
 from resrope.posgen.paired import ood, paired
 from resrope.posgen.record import read_run
@@ -79,11 +80,24 @@ def page(settings: Settings, cells: Cells, runs: Sequence[Path]) -> Page:
             "After the last step, mean over seeds; over RoPE: paired by seed, with its 95 % interval.",
             f"Fast: below the training length of {settings.train_length}. Comes back at: the distance beyond "
             "it at which they nearly stand together again most, and their mean cosine there.",
+            *_alike(settings, methods),
         ],
         grids=[Grid("Choices of wavelengths", header, rows)],
         captions={},
         made_by=f"python results/wavelengths.py {' '.join(map(str, runs))}",
     )
+
+
+def _alike(settings: Settings, methods: Sequence[str]) -> list[str]:
+    """Which choices need no row, because their table is that of one."""
+    tables = {method: when_trained(method, settings) for method in methods if LISTED not in method}
+    others = [f"{choice}-{PLAIN}" for choice in CHOICES if f"{choice}-{PLAIN}" not in methods]
+    return [
+        f"{title(other)} has the table of {title(method)} here, and every number of it."
+        for other in others
+        for method, table in tables.items()
+        if when_trained(other, settings) == table
+    ]
 
 
 def _table(settings: Settings, cells: Cells, method: str) -> list[str]:

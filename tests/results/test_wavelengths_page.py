@@ -38,6 +38,9 @@ def test_choices_of_several_runs_paired_by_seed(kept, tmp_path):
 def test_an_interval_over_seeds(kept, tmp_path):
     seeds = [record("rope", s, 4) for s in (0, 1)] + [record("resonance-rope", s, 5 + s) for s in (0, 1)]
     wavelengths.main([kept("small", SETTINGS, *seeds)], tmp_path)
+    said = (tmp_path / "wavelengths.md").read_text()
+    assert "Distinct RoPE has the table of Resonance RoPE here" in said
+    assert "Prime RoPE" not in said
     # 15 ± 12.706 · 7.071 / √2
     assert "| 55.0 | +15.0 [-48.5, +78.5] |" in (tmp_path / "wavelengths.md").read_text()
 
