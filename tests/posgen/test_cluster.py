@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.posgen.conftest import TINY
 
 from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell
@@ -62,6 +63,37 @@ def test_a_cluster_that_loses_a_worker_in_the_middle(tiny, tmp_path):
         alone = run_cell(tmp_path / "alone", cell, settings)
         assert home["last"] == json.loads(json.dumps(alone["last"]))
         assert (tmp_path / "run" / "cells" / cell.name / "best.safetensors").is_file()
+
+
+MINE = """
+import torch
+from resrope.posgen.positions import PositionEmbedding
+class Mine(PositionEmbedding):
+    def input(self, positions):
+        return torch.ones(len(positions), self.sizes.d_model)
+"""
+
+
+def test_the_command_and_a_users_own_module(tmp_path):
+    """Workers start in a folder of their own: the module travels along."""
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "mine:Mine", "--cluster", "local"]
+    changes = [
+        part
+        for name, value in {**TINY, "epochs": 1, "looks": 1}.items()
+        for part in ("--set", f"{name}={value}")
+    ]
+    done = subprocess.run(
+        [sys.executable, *words, *changes, "--out", "run", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["methods"] == ["mine:Mine"]
+    record = json.loads((tmp_path / "run/cells/cot-mine.Mine-seed0/record.json").read_text())
+    assert record["embedding"]["class"] == "Mine"
 
 
 @pytest.mark.parametrize(
