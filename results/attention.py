@@ -17,10 +17,10 @@ from resrope.pictures import png
 from resrope.posgen.record import Cell
 from resrope.posgen.report.attention import drawn, grid, look
 
-HERE = Path(__file__).parent
+OUT = Path(__file__).parent / "attention"
 
 
-def main(places: list[Path], out: Path = HERE / "attention") -> None:
+def main(places: list[Path], out: Path = OUT) -> None:
     """Look at every cell, then write all at once."""
     grids, pictures, captions = [], {}, {}
     for place in places:
@@ -29,6 +29,8 @@ def main(places: list[Path], out: Path = HERE / "attention") -> None:
         made = grid(looked)
         grids.append(replace(made, title=f"{place.parent.name}: {made.title}, seed {looked.cell.seed}"))
         pictures[name], captions[name] = png(drawn(looked)), grids[-1].title
+    cells = [f"runs/{place.parent.name}/{place.name}" for place in places]
+    told = [] if out == OUT else [f"--out results/{out.name}"]
     page = Page(
         heading="Where heads look",
         facts=[
@@ -38,7 +40,7 @@ def main(places: list[Path], out: Path = HERE / "attention") -> None:
         ],
         grids=grids,
         captions=captions,
-        made_by=f"python results/attention.py {' '.join(f'runs/{p.parent.name}/{p.name}' for p in places)}",
+        made_by=" ".join(["python results/attention.py", *cells, *told]),
     )
     out.mkdir(exist_ok=True)
     for name, picture in pictures.items():

@@ -194,7 +194,8 @@ def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
     by_position.set_xlabel("position")
     by_position.set_ylabel("on the front token (%)")
     by_position.set_ylim(-2, 102)
-    by_position.legend(fontsize=7, frameon=False)
+    many = looked.weight.shape[0] * looked.weight.shape[1] > 8
+    by_position.legend(fontsize=5 if many else 7, ncols=2 if many else 1, frameon=False)
     by_distance.set_xlabel("tokens back from the one predicted, at positions that training never met")
     by_distance.set_ylabel("attention (%)")
     by_distance.set_yscale("symlog", linthresh=1)
