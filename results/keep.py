@@ -34,6 +34,12 @@ from resrope.posgen.settled import FILE as SETTLED
 from resrope.provenance import provenance
 
 Records = list[dict[str, Any]]
+WRITTEN = (
+    *(f"{name}.json" for name in ("run", "records", "provenance", "result", "settled", "window*")),
+    *(f"{name}.{kind}" for name in ("report", "audit") for kind in ("md", "html", "json")),
+    "*.png",
+)
+"""Names that a kept folder's files have."""
 
 
 def main(source: Path, out: Path, unpack: Annotated[bool, typer.Option("--unpack")] = False) -> None:
@@ -43,8 +49,7 @@ def main(source: Path, out: Path, unpack: Annotated[bool, typer.Option("--unpack
 
 def keep(source: Path, out: Path) -> None:
     """Copy and describe a run or an audit, or one that is kept already."""
-    if out.exists() and any(out.iterdir()) and not (out / "provenance.json").is_file():
-        raise ValueError(f"{out} must be new, empty or kept before; it has no provenance.json")
+    _check_out(source, out)
     kept, drawn_at = source / "provenance.json", provenance()["commit"]
     with _looked_at(source) if kept.is_file() else nullcontext(source) as there:
         runs = {run: read_records(run) for run in runs_in(there)}
@@ -56,9 +61,29 @@ def keep(source: Path, out: Path) -> None:
                 _lay_records(run, records, new / run.relative_to(there))
             (_lay_run if [*runs] == [there] else _lay_audit)(there, new)
             _lay(new / "provenance.json", {**told, "report_drawn_at": drawn_at}, indent=1)
-            if out.exists():
-                shutil.rmtree(out)
-            new.rename(out)
+            _put(new, out, Path(beside) / "old")
+
+
+def _check_out(source: Path, out: Path) -> None:
+    """Raise ValueError where something would be lost that this does not write."""
+    if out.resolve() in source.resolve().parents:
+        raise ValueError(f"{out} must not hold {source}")
+    files = [path for path in out.rglob("*") if not path.is_dir()]
+    if strange := [path for path in files if not any(map(path.match, WRITTEN))]:
+        raise ValueError(f"{out} must be new, empty or kept before; it holds {strange[0].relative_to(out)}")
+
+
+def _put(new: Path, out: Path, old: Path) -> None:
+    """The new folder in the place of the one that is there, or that one again."""
+    there = out.exists()
+    if there:
+        out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        if there:
+            old.rename(out)
+        raise
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -68,7 +93,7 @@ def runs_in(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    runs = [rung.folder(folder, number) for number, rung in enumerate(held(folder))]
+    runs = list(held(folder))
     if not runs:
         raise ValueError(f"{folder} must be the folder of a run or of an audit; it has no run.json")
     return runs
@@ -87,7 +112,7 @@ def _lay_run(run: Path, out: Path) -> None:
 
 def _lay_audit(audit: Path, out: Path) -> None:
     """Its tables and its picture."""
-    _, files = write_audit(audit, held(audit))
+    _, files = write_audit(audit, list(held(audit).values()))
     for path in files.values():
         shutil.copyfile(path, out / path.name)
 
@@ -156,6 +181,8 @@ def describe(there: Path, runs: dict[Path, Records]) -> dict[str, Any]:
         {k: v for k, v in r["made"].items() if k not in ("seconds", "trained_as_one")}
         for r in records.values()
     ]
+    if not made:
+        raise ValueError(f"{there} has no finished cell yet")
     commits = sorted({str(m["commit"]) for m in made})
     if len(commits) > 1 or commits[0] == "None" or "+" in commits[0]:
         raise ValueError(f"the cells must have run at one clean commit, got {', '.join(commits)}")
@@ -178,7 +205,7 @@ def command(there: Path, runs: list[Path], records: Records) -> str:
     """The command line, from what the runs hold: preset, changed settings, cells."""
     said, shown = "run", runs[0]
     if runs != [there]:  # a ladder ends in the preset, switches thrown alone begin with it
-        alone = apart(held(there))
+        alone = apart(list(held(there).values()))
         said, shown = ("audit --alone", runs[0]) if alone else ("audit", runs[-1])
     name, settings = read_run(shown)
     chosen = {key: dict.fromkeys(str(r["cell"][key]) for r in records) for key in ("task", "method", "seed")}

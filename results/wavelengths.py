@@ -93,7 +93,7 @@ def _alike(settings: Settings, methods: Sequence[str]) -> list[str]:
     tables = {method: when_trained(method, settings) for method in methods if LISTED not in method}
     others = [f"{choice}-{PLAIN}" for choice in CHOICES if f"{choice}-{PLAIN}" not in methods]
     return [
-        f"{title(other)} has the table of {title(method)} here, and every number of it."
+        f"{title(other)} has the table of {title(method)} here, and so its numbers."
         for other in others
         for method, table in tables.items()
         if when_trained(other, settings) == table

@@ -96,9 +96,16 @@ def test_the_command_and_a_users_own_module(tmp_path):
     assert record["embedding"]["class"] == "Mine"
 
 
-@pytest.mark.parametrize(
-    "address", ["auto", "127.0.0.1:9", "ray://127.0.0.1:9", "ray://no-such-host.invalid:9"]
-)
+@pytest.mark.parametrize("dead", ["127.0.0.1:9", "ray://127.0.0.1:9", "ray://127.0.0.1", "auto"])
+def test_nobody_listens(dead, monkeypatch):
+    from resrope.posgen.cluster import _knock
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ConnectionRefusedError):
+        _knock(dead)
+
+
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "ray://no-such-host.invalid:9"])
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, address):
     words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "rope", "--cluster", address]
     done = subprocess.run(

@@ -13,7 +13,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 import resrope
 from resrope.posgen import cell as cells
 from resrope.posgen.cell import run_cell
-from resrope.posgen.embeddings import EMBEDDINGS, check_embedding, embedding
+from resrope.posgen.embeddings import EMBEDDINGS, built_in, check_embedding, embedding
 from resrope.posgen.embeddings.bias import ALiBi, Fire, T5Bias
 from resrope.posgen.embeddings.rotary import PoSE, PRope, RandomisedRope, XPos
 from resrope.posgen.evaluate import evaluate, run_freely
@@ -368,6 +368,11 @@ def test_running_freely_has_the_positions_of_the_whole_sequence(name, tiny):
     assert forced.correct[4] == (written[:, 4] == tokens[:, 4]).sum()
 
 
+def test_which_names_are_ones_own():
+    assert all(map(built_in, ("distinct-yarn", "listed-rope", "alibi", "resonance-yarn")))
+    assert not any(map(built_in, ("distinct-resonance-yarn", "distinct", "a:B", "bogus")))
+
+
 def test_two_choices_of_integers_are_refused(tiny):
     with pytest.raises(ValueError, match="there are distinct-yarn and resonance-yarn"):
         embedding("distinct-resonance-yarn", tiny, 0)
@@ -408,8 +413,8 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
         ("Nowhere", r":Nowhere, of 11 tokens: positions must be a tensor \[seq\], got NoneType"),
         ("Flat", r":Flat, of 11 tokens: positions must be a tensor \[seq\], got torch.int64 \[1, 11\]"),
         ("Short", r":Short, of 23 tokens: IndexError: "),
-        ("Failing", r":Failing, it is made of Sizes alone: RuntimeError: no two lines$"),
-        ("Hollow", r":Hollow, it is made of Sizes alone: AttributeError: "),
+        ("Failing", r":Failing, made of Sizes alone: RuntimeError: no two lines$"),
+        ("Hollow", r":Hollow, made of Sizes alone: AttributeError: "),
         ("Broken", ":Broken, of 11 tokens: bias holds numbers that are not finite"),
         ("Nothing", "must name a class that can be imported: AttributeError: "),
         ("math", "must name a class, got <module"),

@@ -74,6 +74,7 @@ def test_a_record_of_another_version_is_refused(tiny, tmp_path):
         },
         r"record\.json is damaged \(last\); delete it to run that cell again": {"last": None},
         r"damaged \(last\)": {"last": short},
+        r"damaged \(made\)": {"made": {}},
         r"damaged \(best\)": {"best": many},
         r"damaged \(cell\)": {"cell": {"task": "cot", "method": "rope", "seed": 0, "fold": 3}},
         r"damaged \(cell\);": {"cell": {**whole["cell"], "seed": 1}},

@@ -170,10 +170,22 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     )
     assert grids[0].rows[1][1] == f"{100 * second:.1f} ({100 * (second - first):+.1f})"
     assert files["audit.png"].read_bytes().startswith(b"\x89PNG")
-    assert [held(tmp_path), held(tmp_path / "none")] == [rungs, []]
+    assert list(held(tmp_path).items()) == list(zip(folders, rungs, strict=True))
+    assert held(tmp_path / "none") == {}
     open_all(tmp_path, "quick", rungs)
     with pytest.raises(ValueError, match="other settings: learning_rate"):
         open_all(tmp_path, "quick", ladder(tiny.override({"learning_rate": 0.5})))
+
+
+def test_other_runs_side_by_side_are_no_audit(tiny, tmp_path):
+    from resrope.posgen.record import open_run
+
+    for name in ("2024-03-tiny", "2025-04-tiny"):
+        open_run(tmp_path / name, "quick", tiny)
+    assert held(tmp_path) == {}
+    open_all(tmp_path / "audit", "quick", ladder(tiny))
+    (tmp_path / "audit" / "1-layers").rename(tmp_path / "audit" / "10-layers")
+    assert held(tmp_path / "audit") == {}
 
 
 def test_switches_thrown_alone_are_held_against_the_setting_itself(tiny, tmp_path):

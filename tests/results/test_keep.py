@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import shutil
+from pathlib import Path
 
 import pytest
 from tests.posgen.conftest import TINY
@@ -69,7 +71,7 @@ def test_a_kept_audit_is_the_audit_again(tmp_path, trained, rungs):
     assert "--set n_layers=1 " in told["command"]  # not the six of the other end
     assert "--set split" not in told["command"]
     unpack(tmp_path / "kept", tmp_path / "again")
-    assert held(tmp_path / "again") == settings
+    assert list(held(tmp_path / "again").values()) == settings
     for folder in (tmp_path / "audit").glob("*-*"):
         assert read_records(folder) == read_records(tmp_path / "again" / folder.name)
     once = files_of(tmp_path / "kept")
@@ -94,11 +96,37 @@ def test_what_is_no_kept_run_leaves_nothing(tmp_path):
 
 
 def test_what_was_not_kept_before_is_not_kept_over(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="mine must be new, empty or kept before"):
+    shutil.copytree(SMALL, tmp_path / "mine")
+    (tmp_path / "mine" / "chapter").mkdir()
+    (tmp_path / "mine" / "chapter" / "thesis.tex").write_text("years of work")
+    before = files_of(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"must be new, empty or kept before; it holds chapter/thesis.tex"):
         keep(SMALL, tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.tex").is_file()
+    with pytest.raises(ValueError, match=r"must not hold .*mine"):
+        keep(tmp_path / "mine", tmp_path)
+    assert files_of(tmp_path / "mine") == before
+
+
+def test_what_was_there_is_there_again_where_the_new_cannot_be(tmp_path, monkeypatch):
+    shutil.copytree(SMALL, tmp_path / "small")
+    before, rename = files_of(tmp_path / "small"), Path.rename
+
+    def full(self, target):
+        if self.name == "small" and self.parent.name.startswith("tmp"):
+            raise OSError("no room")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no room"):
+        keep(tmp_path / "small", tmp_path / "small")
+    assert files_of(tmp_path / "small") == before
+
+
+def test_an_audit_of_which_nothing_is_finished(tmp_path):
+    open_all(tmp_path / "audit", "quick", ladder(TINY_RUN))
+    with pytest.raises(ValueError, match="audit has no finished cell yet"):
+        keep(tmp_path / "audit", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_checkout_with_changes_is_no_provenance(tmp_path, trained, monkeypatch):

@@ -21,6 +21,8 @@ from resrope.posgen.train import total_steps
 _TRIES = 4
 # For a first answer of a cluster.
 _SECONDS = 10
+# Where ray:// listens unless told otherwise.
+_CLIENT_PORT = "10001"
 _RECORD = "record.json"
 
 
@@ -124,9 +126,13 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at host:port: Ray would go on asking for many minutes."""
+    """Raise OSError where nobody listens there: Ray would go on asking for many minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal() and int(port) < 2**16:
+    if address.startswith("ray://") and not colon:
+        host, port = port, _CLIENT_PORT
+    if host and port.isdecimal() and int(port) < 2**16:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 

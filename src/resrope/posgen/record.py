@@ -78,7 +78,7 @@ def read_record(out: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Checked as far as everything that reads records relies on it."""
+    """Of this schema, of the cell whose folder it is in, with counts at every position and seconds."""
     record = read_json(path)
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{path} must be of schema {SCHEMA}, got {record.get('schema')!r}")
@@ -91,6 +91,8 @@ def _read(path: Path) -> dict[str, Any]:
         ).name != path.parent.name:
             wrong = ["cell"]
         length = record["settings"].get("test_length")
+        if not isinstance(record["made"].get("seconds"), int | float):
+            wrong.append("made")
         wrong += [name for name in CHECKPOINTS if not _measured(record[name], length)]
     if wrong:
         raise ValueError(f"{path} is damaged ({', '.join(wrong)}); delete it to run that cell again")

@@ -11,7 +11,15 @@ from resrope.posgen.model import Decoder
 from resrope.posgen.positions import rotated
 from resrope.posgen.record import Cell, cell_folder, open_run, read_records, read_run
 from resrope.posgen.report.page import write_report
-from resrope.posgen.report.window import grid, limited, read_retested, retest, retest_run, window_file
+from resrope.posgen.report.window import (
+    grid,
+    limited,
+    read_every_retested,
+    read_retested,
+    retest,
+    retest_run,
+    window_file,
+)
 from resrope.posgen.settings import Settings
 from resrope.posgen.work import trained
 
@@ -110,7 +118,7 @@ def test_both_cuts_stand_side_by_side(run, tmp_path):
     titles = [line for line in page.splitlines() if line.startswith("## Tested again")]
     assert [t.removeprefix("## Tested again with heads that see ") for t in titles] == [
         "the last 12 tokens",
-        "the last 12 tokens and the first 1",
+        "the last 12 tokens and the first",
     ]
 
 
@@ -123,9 +131,15 @@ def test_a_file_that_is_not_of_the_run(run, tmp_path):
         window_file(folder).write_text(broken)
         with pytest.raises(ValueError, match=r"window\.json"):
             read_retested(folder)
+    window_file(folder).unlink()
+    window_file(folder, 1).write_text(json.dumps(told))  # of none of the first tokens
+    with pytest.raises(ValueError, match=r"window-first1\.json is not what resrope wrote; delete it"):
+        read_retested(folder, 1)
+    window_file(folder, 1).rename(folder / "window-old.json")
+    assert read_every_retested(folder) == []
     shutil.rmtree(folder / "cells" / CELLS[2].name)
     window_file(folder).write_text(json.dumps(told))
-    with pytest.raises(ValueError, match="is not of the run's cells; `resrope posgen window` again"):
+    with pytest.raises(ValueError, match="is not of the run's cells; delete it"):
         write_report(folder)
 
 
@@ -136,7 +150,10 @@ def test_a_run_that_has_grown_since(run, tmp_path):
     shutil.rmtree(folder / "cells" / CELLS[2].name)
     retest_run(folder)
     shutil.copytree(run / "cells" / CELLS[2].name, folder / "cells" / CELLS[2].name)
-    assert "3 of the run's 4 cells after the last step" in write_report(folder)[1]["report.md"].read_text()
+    assert (
+        "3 of the run's 4 cells, of seeds 0, after the last step"
+        in write_report(folder)[1]["report.md"].read_text()
+    )
 
 
 def test_what_was_tested_of_cells_without_weights_stays(run, tmp_path):
@@ -150,8 +167,11 @@ def test_what_was_tested_of_cells_without_weights_stays(run, tmp_path):
     assert retest_run(folder) == [one for one in whole if one.cell != CELLS[0]]
     shutil.copy(window_file(tmp_path / "whole"), folder)
     assert retest_run(folder) == whole
-    assert json.loads(window_file(folder).read_text())["earlier"]["torch"] == torch.__version__
-    assert "earlier" not in json.loads(window_file(tmp_path / "whole").read_text())
+    assert json.loads(window_file(tmp_path / "whole").read_text())["earlier"] == []
+    first = json.loads(window_file(folder).read_text())
+    assert [made["torch"] for made in first["earlier"]] == [torch.__version__]
+    retest_run(folder)
+    assert json.loads(window_file(folder).read_text())["earlier"] == [first["made"], *first["earlier"]]
     with pytest.raises(ValueError, match=r"tokens must be 12, as for the cells in window.json whose weights"):
         retest_run(folder, 3)
     assert read_retested(folder) == whole
@@ -172,7 +192,7 @@ def test_cells_that_were_not_tested_are_said(run, tmp_path, capsys):
     assert caught.value.code == 0
     out, err = capsys.readouterr()
     assert "1 of 4 cells have no weights here: not tested" in err
-    assert "and the first 1" in out
+    assert "and the first" in out
 
 
 def test_what_is_not_there(run, tmp_path, tiny):

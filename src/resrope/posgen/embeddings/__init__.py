@@ -62,7 +62,7 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
     make = EMBEDDINGS.get(name) or _found(name)
     if not callable(make):
         raise ValueError(f"{name} must name a class, got {make!r}")
-    with torch.random.fork_rng(devices=[]), _running(name, "it is made of Sizes alone"):
+    with torch.random.fork_rng(devices=[]), _running(name, "made of Sizes alone"):
         # Of its own: the decoder's weights are drawn from the seed itself.
         torch.manual_seed(int.from_bytes(sha256(f"position {seed}".encode()).digest()[:8], "big"))
         made = make(settings.sizes)
@@ -75,7 +75,8 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
 
 def built_in(name: str) -> bool:
     """Whether ``name`` is none of a user's own."""
-    return name in METHODS or name in EMBEDDINGS or bool(_choice(name)[0])
+    choice, plain = _choice(name)
+    return name in METHODS or name in EMBEDDINGS or bool(choice and not plain.startswith(RESONANCE))
 
 
 def _choice(name: str) -> tuple[str, str]:

@@ -21,8 +21,8 @@ from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 
 Summary = dict[str, Any]
-PAPER = "paper"
-"""The rung that the switches thrown alone are held against."""
+RELEASED, PAPER = "released", "paper"
+"""The foot of a ladder; the rung that the switches thrown alone are held against."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class Rung:
 def ladder(paper: Settings) -> list[Rung]:
     """From ``released(paper)`` to ``paper``, each rung with one more switch turned back."""
     settings, wanted = _thrown(paper), asdict(paper)
-    made = [Rung(name="released", settings=settings)]
+    made = [Rung(name=RELEASED, settings=settings)]
     for name, fields in SWITCHES.items():
         settings = settings.override({field: wanted[field] for field in fields})
         made.append(Rung(name=name, settings=settings))
@@ -62,13 +62,15 @@ def apart(rungs: Sequence[Rung]) -> bool:
     return rungs[0].name == PAPER
 
 
-def held(out: Path) -> list[Rung]:
-    """The rungs whose runs were begun in ``out``, in their order; none where it is no audit."""
+def held(out: Path) -> dict[Path, Rung]:
+    """The runs that ``open_all`` made in ``out`` and their rungs, in order; none where it is no audit."""
     found = {}
-    for run in (file.parent for file in out.glob("[0-9]*-*/run.json")):
-        number, name = run.name.split("-", 1)
-        found[int(number)] = Rung(name=name, settings=read_run(run)[1])
-    return [found[number] for number in sorted(found)]
+    for folder in (file.parent for file in out.glob("[0-9]*-*/run.json")):
+        number, name = folder.name.split("-", 1)
+        found[number] = folder, Rung(name=name, settings=read_run(folder)[1])
+    runs = dict(found[number] for number in sorted(found, key=lambda n: (len(n), n)))
+    whole = found.keys() == set(map(str, range(len(found))))
+    return runs if whole and found and found["0"][1].name in (RELEASED, PAPER) else {}
 
 
 def _thrown(paper: Settings) -> Settings:

@@ -8,6 +8,7 @@ without; here nothing is made of it but a measurement.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,7 +54,10 @@ def window_file(run: Path, first: int = 0) -> Path:
 
 def window_files(run: Path) -> list[Path]:
     """All that are there."""
-    return sorted(run.glob("window*.json"), reverse=True)
+    numbers = (
+        re.fullmatch(r"window(?:-first([1-9]\d*))?\.json", path.name) for path in run.glob("window*.json")
+    )
+    return [window_file(run, n) for n in sorted(int(found[1] or 0) for found in numbers if found)]
 
 
 def limited(where: Where, tokens: int, n_heads: int, first: int = 0) -> Where:
@@ -107,8 +111,14 @@ def retest_run(
         done(found[-1])
     if not found:
         raise ValueError(f"{run} has no weights; a kept run has none")
-    earlier = {"earlier": read_json(file)["made"]} if kept else {}
-    told = {"made": provenance(), **earlier, "tokens": tokens, "cells": [asdict(one) for one in found]}
+    before = read_json(file) if kept else {}
+    earlier = [made for made in (before.get("made"), *before.get("earlier", [])) if made is not None]
+    told = {
+        "made": provenance(),
+        "earlier": earlier,
+        "tokens": tokens,
+        "cells": [asdict(one) for one in found],
+    }
     atomic_write(file, json.dumps(told) + "\n")
     return found
 
@@ -145,12 +155,14 @@ def _read(run: Path, file: Path) -> list[Retested]:
     try:
         cells = read_json(file)["cells"]
         found = [Retested(**{**one, "cell": Cell(**one["cell"])}) for one in cells]
+        if {window_file(run, one.first) for one in found} != {file}:
+            raise KeyError("first")
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what resrope wrote; `resrope posgen window` again") from error
+        raise ValueError(f"{file} is not what resrope wrote; delete it") from error
     sizes = {(one.cell, len(one.correct)) for one in found}
     there = {(Cell(**r["cell"]), len(r["last"]["correct_by_position"])) for r in read_records(run)}
-    if not found or not sizes <= there:
-        raise ValueError(f"{file} is not of the run's cells; `resrope posgen window` again")
+    if not sizes <= there:
+        raise ValueError(f"{file} is not of the run's cells; delete it")
     return found
 
 
@@ -159,7 +171,8 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
     tokens, first = found[0].tokens, found[0].first
     cut, seen_by_heads = f"cut at {tokens}", f"the last {tokens} tokens"
     if first:
-        cut, seen_by_heads = f"{cut}, first {first} seen", f"{seen_by_heads} and the first {first}"
+        cut += ", first seen"
+        seen_by_heads += " and the first" + (f" {first}" if first > 1 else "")
     header = ["accuracy, %"]
     for words in _REGIONS.values():
         header += [words, cut]
@@ -185,11 +198,19 @@ def grid(settings: Settings, records: Sequence[Record], found: Sequence[Retested
         f"Tested again with heads that see {seen_by_heads}",
         header,
         rows,
-        f"{len(found)} of the run's {len(records)} cells after the last step, as they are and cut, mean over "
+        f"{_which(found, records)} after the last step, as they are and cut, mean over "
         "seeds; nothing is trained anew. Near: positions that a rule on the last j+k+1 tokens gives. What "
         "the cut brings back was lost to what lies further back: to distances "
         "that training never met, or to more tokens than it chose among.",
     )
+
+
+def _which(found: Sequence[Retested], records: Sequence[Record]) -> str:
+    """How many of the run's cells, and of which seeds where not all."""
+    if len(found) == len(records):
+        return f"All {len(found)} cells of the run"
+    seeds = ", ".join(map(str, sorted({one.cell.seed for one in found})))
+    return f"{len(found)} of the run's {len(records)} cells, of seeds {seeds},"
 
 
 def _mean(settings: Settings, task: str, parts: Sequence[Record], region: str) -> str:
