@@ -2,7 +2,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -46,15 +45,14 @@ def test_version_is_the_packages():
 
 
 def test_help_is_fast_and_needs_no_torch():
-    """Best of five: a busy machine must not decide."""
-    code = "import sys; sys.argv = ['resrope', '--help']\ntry:\n    from resrope.cli import main; main()\n"
-    code += "finally:\n    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+    """Best of five, of a processor and with the interpreter's own start: a busy machine must not decide."""
+    code = (
+        "import sys, time; sys.argv = ['resrope', '--help']\ntry:\n    from resrope.cli import main; main()\n"
+    )
+    code += "finally:\n    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+    code += "    print(time.process_time(), file=sys.stderr)"
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True) for _ in range(5)]
+    assert min(float(run.stderr) for run in runs) < 0.5
 
 
 @pytest.mark.parametrize(

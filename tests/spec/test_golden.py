@@ -76,5 +76,6 @@ def test_import_loads_neither_torch_nor_numpy():
 
 
 def test_import_takes_less_than_a_tenth_of_a_second():
-    code = "import time; t = time.perf_counter(); import resrope; print(time.perf_counter() - t)"
+    """Of a processor: a busy machine must not decide."""
+    code = "import time; t = time.process_time(); import resrope; print(time.process_time() - t)"
     assert min(float(run_fresh(code)) for _ in range(5)) < 0.1
