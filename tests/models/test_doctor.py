@@ -368,6 +368,7 @@ BOTH = parameters_of(full_attention=FLAT, sliding_attention=FLAT)
 
 
 @settings(max_examples=100, deadline=None)
+@example(kind="gemma3_text", rope={"rope_scaling": {"factor": {}}}, fields={})
 @example(
     kind="llama",
     rope={"rope_scaling": {"rope_type": "yarn", "factor": 0, "original_max_position_embeddings": []}},

@@ -68,8 +68,12 @@ def _layers(text: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     full = _modern(new or old, theta)
     if kind not in BY_LAYER:
         return {"default": full}
-    sliding = rope_from_config(text).specs["sliding_attention"].rope_theta
-    return {"full_attention": full, "sliding_attention": {"rope_theta": sliding, "rope_type": "default"}}
+    specs = rope_from_config(text).specs
+    if "sliding_attention" not in specs:
+        given = ", ".join(specs)
+        raise ValueError(f"layers must be full_attention and sliding_attention, got {given}; edit it by hand")
+    sliding = {"rope_theta": specs["sliding_attention"].rope_theta, "rope_type": "default"}
+    return {"full_attention": full, "sliding_attention": sliding}
 
 
 def _modern(given: Mapping[str, Any], theta: Any) -> dict[str, Any]:
