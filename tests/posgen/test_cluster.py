@@ -5,8 +5,11 @@ import sys
 
 import pytest
 from tests.posgen.conftest import TINY
+from typer.testing import CliRunner
 
+from resrope.cli import app
 from resrope.posgen.cell import run_cell
+from resrope.posgen.cluster import check_cluster
 from resrope.posgen.record import Cell
 
 pytest.importorskip("ray")
@@ -98,11 +101,28 @@ def test_the_command_and_a_users_own_module(tmp_path):
 
 @pytest.mark.parametrize("dead", ["127.0.0.1:9", "ray://127.0.0.1:9", "ray://127.0.0.1", "auto"])
 def test_nobody_listens(dead, monkeypatch):
-    from resrope.posgen.cluster import _knock
-
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(ConnectionRefusedError):
-        _knock(dead)
+    with pytest.raises(ValueError, match=f"no Ray cluster answers at {dead}: .*refused"):
+        check_cluster(dead)
+
+
+def test_without_ray_or_a_cluster_nothing_is_begun(tmp_path, monkeypatch):
+    words = [
+        "posgen",
+        "run",
+        "--task",
+        "cot",
+        "--method",
+        "rope",
+        "--out",
+        str(tmp_path / "run"),
+        "--cluster",
+    ]
+    refused = CliRunner().invoke(app, [*words, "127.0.0.1:9"])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    missing = CliRunner().invoke(app, [*words, "local"])
+    assert (type(refused.exception), type(missing.exception)) == (ValueError, ImportError)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "ray://no-such-host.invalid:9"])

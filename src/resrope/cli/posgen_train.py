@@ -34,9 +34,10 @@ def how_of(
     settled: bool,
     quiet: bool,
 ) -> How:
-    """From the options. Raises ValueError for those that do not go together."""
+    """From the options. Raises ValueError for those that do not go together and for a cluster where nobody
+    listens, ImportError without Ray."""
     from resrope.devices import device_of
-    from resrope.posgen.cluster import run_on_cluster
+    from resrope.posgen.cluster import check_cluster, run_on_cluster
     from resrope.posgen.runner import at_least_one, default_jobs, run_matrix
 
     here = {"--jobs": jobs, "--together": together, "--device": device}
@@ -46,6 +47,7 @@ def how_of(
             raise ValueError(
                 f"{given} is for this machine; with --cluster the cluster decides: give one of them"
             )
+        check_cluster(cluster)
         return How(matrix=partial(run_on_cluster, address=cluster), settled=settled, quiet=quiet)
     place = device_of(device or "cpu")
     # A GPU is shared by processes only to wait for each other.

@@ -101,9 +101,30 @@ def _work(cell: Cell, settings: Settings) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in cell_folder(Path(folder), cell).iterdir()}
 
 
+def check_cluster(address: str) -> None:
+    """Before anything is begun: raise ImportError without Ray, ValueError where nobody listens at
+    ``address``."""
+    _ray()
+    with _answering(address):
+        _knock(address)
+
+
 @contextmanager
 def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
     """Ray, connected; disconnected at the end."""
+    ray = _ray()
+    with _answering(address):
+        _knock(address)
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(cells)
+        )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_oom_retries", str(_TRIES - 1))  # for ever, else
@@ -111,18 +132,16 @@ def _connected(address: str, cells: Sequence[Cell]) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise ImportError("--cluster needs Ray: pip install 'resrope[cluster]'") from error
+    return ray
+
+
+@contextmanager
+def _answering(address: str) -> Iterator[None]:
     try:
-        _knock(address)
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(cells)
-        )
+        yield
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"no Ray cluster answers at {address}: {said:.200}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _knock(address: str) -> None:
