@@ -18,6 +18,8 @@ from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 
 Record = dict[str, Any]
+# By kind of position, in the order of KINDS.
+_MARKS = (None, "x", "o")
 
 
 def draw_all(summary: dict[str, Any], records: list[Record]) -> dict[str, bytes]:
@@ -98,25 +100,24 @@ def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
     for row, task in enumerate(tasks):
         axis = axes[row][0]
         masks = regions(settings.task(task), settings.train_length, settings.test_length)
-        near, *others = (
-            np.flatnonzero(masks[f"in_distribution_{kind}"] | masks[f"ood_{kind}"]) for kind in KINDS
-        )
+        kinds = [np.flatnonzero(masks[f"in_distribution_{kind}"] | masks[f"ood_{kind}"]) for kind in KINDS]
         for method in summary["methods"]:
             cells = list(cells_of(records, task, method).values())
             if not cells:
                 continue
             mean = np.mean([np.array(_last(r)) for r in cells], axis=0)
-            axis.plot(near, mean[near], **{**style(method), "linewidth": 1.0})
-            for positions, marker in zip(others, "x.", strict=True):
-                look = {"color": style(method)["color"], "markersize": 3, "alpha": 0.5}
-                axis.plot(positions, mean[positions], marker, **look)
+            for positions, marker in zip(kinds, _MARKS, strict=True):
+                look = style(method) | {"linewidth": 1.0, "marker": marker, "markersize": 3, "markevery": 8}
+                if marker is not None:
+                    del look["label"]  # once a method
+                axis.plot(positions, mean[positions], **look)
         axis.axvline(settings.train_length - 0.5, color="0.4", linewidth=0.8, linestyle=":")
         axis.text(settings.train_length + 1, 12, "never trained →", fontsize=8, color="0.35")
         axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
         axis.set_ylim(0, 102)
         axis.set_title(title(task), fontsize=10)
         axis.set_ylabel("accuracy (%)")
-    axes[-1][0].set_xlabel("position (lines: near; crosses: chained; dots: far)")
+    axes[-1][0].set_xlabel("position (plain lines: near; with crosses: chained; with dots: far)")
     axes[0][0].legend(fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0))
     return figure
 

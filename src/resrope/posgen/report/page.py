@@ -24,9 +24,9 @@ _CAPTIONS = {
     "kinds.png": "When each kind of position is learnt, in distribution and beyond: near, a rule on the last "
     "j+k+1 tokens gives it; chained, a longer rule; far, the far token must be found; grey: chance, "
     "dotted: what rules on 4·(j+k) tokens score alone.",
-    "positions.png": "Accuracy at every position of the test sequences, last step. Lines: positions that a "
-    "rule on the last j+k+1 tokens solves; crosses: a longer rule does; dots: the far token must be found; "
-    "grey: chance.",
+    "positions.png": "Accuracy at every position of the test sequences, last step. Plain lines: positions "
+    "that a rule on the last j+k+1 tokens solves; with crosses: a longer rule does; with dots: the far token "
+    "must be found; grey: chance.",
 }
 
 
