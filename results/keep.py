@@ -183,7 +183,7 @@ def describe(there: Path, runs: dict[Path, Records]) -> dict[str, Any]:
     ]
     if not made:
         raise ValueError(f"{there} has no finished cell yet")
-    commits = sorted({str(m["commit"]) for m in made})
+    commits = sorted({str(c) for m in made for c in m.get("commits", [m["commit"]])})
     if len(commits) > 1 or commits[0] == "None" or "+" in commits[0]:
         raise ValueError(f"the cells must have run at one clean commit, got {', '.join(commits)}")
     seconds = {name: record["made"]["seconds"] for name, record in records.items()}

@@ -22,3 +22,10 @@ def device_of(asked: str | None) -> torch.device:
     if device.type == "meta":
         raise ValueError("device must be one that computes, got meta")
     return device
+
+
+def told(device: torch.device) -> str:
+    """For a record: ``cpu``, or ``cuda (NVIDIA H200, CUDA 12.8)``."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda ({torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda})"

@@ -17,19 +17,24 @@ import torch
 _KERNELS = ("LD_PRELOAD", "ATEN_CPU_CAPABILITY", "MKL_", "DNNL_", "ONEDNN_", "CUBLAS_", "NVIDIA_TF32_")
 
 
-@cache
 def provenance() -> dict[str, str | None]:
-    """Versions, machine, date, and the commit where resrope runs from a git checkout.
+    """Versions, machine, today's date, and the commit where resrope runs from a git checkout.
 
-    commit: the hash, with "+changes" behind it if the checkout differed from it; None outside a checkout.
+    commit: the hash, with "+changes" behind it if the checkout differed from it; None outside a checkout. It
+    is that of this process's first call: call before the work, so that it is that of the code that is loaded.
     kernels: what was set in the environment that chooses them; None where nothing was.
     """
+    return _of_the_process() | {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
+
+
+@cache
+def _of_the_process() -> dict[str, str | None]:
     from resrope import __version__
 
     return {
         "resrope": __version__,
         "commit": commit(Path(__file__).parent),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": None,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -89,7 +89,11 @@ def only_run(out: Path) -> Iterator[None]:
 
 def check_same(out: Path, theirs: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ValueError where the settings of the run in ``out`` are not those wanted, naming the fields."""
-    names = [name for name in {**wanted, **theirs} if theirs.get(name) != wanted.get(name)]
-    if names:
-        different = ", ".join(f"{n} {theirs.get(n)!r} (asked for {wanted.get(n)!r})" for n in names)
+    if different := differences(theirs, wanted):
         raise ValueError(f"{out} holds a run of other settings: {different}; choose another folder")
+
+
+def differences(theirs: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """``dropout 0.0 (asked for 0.2)``, of every field that is not as wanted."""
+    names = [name for name in {**wanted, **theirs} if theirs.get(name) != wanted.get(name)]
+    return ", ".join(f"{n} {theirs.get(n)!r} (asked for {wanted.get(n)!r})" for n in names)

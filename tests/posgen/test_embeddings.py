@@ -69,7 +69,7 @@ def test_fire_by_the_formula():
     made = Fire(SIZES)
     with torch.no_grad():
         made.c.fill_(0.3)
-        made.threshold.fill_(12.0)
+        made.reach.fill_(-12.0 / SIZES.train_length)  # its absolute value counts
     bias = made.bias(SEQ)
     for i, j in ((5, 0), (12, 12), (30, 4), (32, 31)):
         ratio = math.log(0.3 * (i - j) + 1) / math.log(0.3 * max(i, 12) + 1)

@@ -90,6 +90,25 @@ def test_a_record_of_another_version_is_refused(tiny, tmp_path):
         read_records(tmp_path)
 
 
+def test_a_record_of_other_settings_than_its_run_is_refused(tiny, tmp_path):
+    from resrope.posgen.cell import run_cell
+
+    cell, settings = Cell(task="cot", method="rope", seed=0), tiny.override({"epochs": 1, "looks": 1})
+    open_run(tmp_path, "quick", settings)
+    record = run_cell(tmp_path, cell, settings)
+    file = cell_folder(tmp_path, cell) / "record.json"
+    del record["settings"]["h_seed"]  # from before the field was there
+    file.write_text(json.dumps(record))
+    assert len(read_records(tmp_path)) == 1
+    file.write_text(json.dumps(record | {"settings": {**record["settings"], "epochs": 50, "h": "bit"}}))
+    words = (
+        r"record\.json is of other settings than its run: h 'bit' \(asked for 'sum'\), epochs 50 \(asked for"
+    )
+    for read in (lambda: read_records(tmp_path), lambda: read_record(tmp_path, cell)):
+        with pytest.raises(ValueError, match=words):
+            read()
+
+
 def test_tensors_and_notes_round_trip(tmp_path):
     path = tmp_path / "deep" / "a.safetensors"
     tensors = {"x": torch.randn(3, 4), "y": torch.arange(5)}

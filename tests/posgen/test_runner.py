@@ -9,10 +9,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from resrope.cli import app
 from resrope.posgen.cell import run_cell
+from resrope.posgen.evaluate import evaluate
 from resrope.posgen.record import Cell, cell_folder, open_run, read_records
 from resrope.posgen.runner import matrix, run_matrix
+from resrope.provenance import provenance
 from resrope.rundir import only_run
 
 CELLS = matrix(["cot"], ["rope", "resonance-yarn"], [0])
@@ -59,6 +63,39 @@ def test_a_diverged_run_says_so_and_records_nothing(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"cot-rope-seed0: the loss is .* at step .*; lower learning_rate"):
         run_cell(tmp_path, CELLS[0], tiny.override({"learning_rate": 1e30}))
     assert not list(tmp_path.rglob("record.json"))
+
+
+def test_so_does_one_that_cannot_be_validated(tiny, tmp_path, monkeypatch):
+    def blind(*given):
+        seen = evaluate(*given)
+        seen.loss[:] = float("nan")
+        return seen
+
+    monkeypatch.setattr("resrope.posgen.work.evaluate", blind)
+    with pytest.raises(ValueError, match="cot-rope-seed0: the validation loss is nan at step 3; lower"):
+        run_cell(tmp_path, CELLS[0], tiny)
+
+
+def test_a_cell_of_two_commits_says_so(tiny, tmp_path, monkeypatch):
+    def killed(steps):
+        if steps and list(tmp_path.rglob("checkpoint.safetensors")):
+            raise KeyboardInterrupt
+
+    known = provenance()
+    monkeypatch.setattr("resrope.posgen.work.provenance", lambda: known | {"commit": "a"})
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(tmp_path, CELLS[0], tiny, killed)
+    monkeypatch.setattr("resrope.posgen.work.provenance", lambda: known | {"commit": "b"})
+    made = run_cell(tmp_path, CELLS[0], tiny)["made"]
+    assert (made["commit"], made["commits"]) == ("b", ["a", "b"])
+
+
+def test_another_start_with_other_settings_leaves_those_of_the_one_that_runs(tmp_path):
+    words = ["posgen", "run", "--task", "cot", "--method", "rope", "--out", str(tmp_path)]
+    with only_run(tmp_path):
+        refused = CliRunner().invoke(app, words)
+    assert "is in use by another run" in str(refused.exception)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_scaling_at_test_time_only(tiny, tmp_path):

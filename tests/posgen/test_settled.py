@@ -94,6 +94,17 @@ def test_a_verdict_stands_until_its_pair_has_all_seeds(tiny, tmp_path, cells):
     assert read_settled(tmp_path / "nothing") == []
 
 
+def test_a_verdict_is_told_where_every_pair_is_settled_and_while_its_run_goes_on(tiny, tmp_path):
+    pair = matrix(["cot"], ["rope", "resonance-rope"], SEEDS)
+    for part in rounds(tmp_path, pair, tiny):
+        for cell in part:
+            finish(tmp_path, tiny, cell)
+    (verdict,) = read_settled(tmp_path)
+    assert verdict["seeds"] == [0, 1]
+    next(rounds(tmp_path, pair, tiny))  # and killed
+    assert read_settled(tmp_path) == [verdict]
+
+
 def test_all_looks_together_err_once_in_twenty_at_most():
     """Nothing there, four looks: how often one of their intervals leaves 0 out."""
     random = np.random.default_rng(0)

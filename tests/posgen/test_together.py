@@ -12,7 +12,7 @@ from resrope.posgen.positions import when_tested
 from resrope.posgen.record import Cell, cell_folder
 from resrope.posgen.runner import matrix, run_matrix
 from resrope.posgen.together import Group, groups, run_group
-from resrope.posgen.work import prepared
+from resrope.posgen.work import look_at, not_finite, prepared
 
 CPU = torch.device("cpu")
 # A rotation, a bias, weights of its own under a bias, a vector added, positions drawn at every step.
@@ -198,6 +198,25 @@ def test_a_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, mon
         record = json.loads((cell_folder(tmp_path / "run", cell) / "record.json").read_text())
         assert record["last"]["loss"] == pytest.approx(expected["last"]["loss"], rel=1e-3)
     assert not list((tmp_path / "run" / "together").iterdir())
+
+
+def test_a_validation_loss_that_is_no_number_takes_no_other_cell_along(plain, tmp_path, monkeypatch):
+    def breaks(work, losses):
+        if work.cell == CELLS[1]:
+            raise not_finite(work, float("nan"), work.trainer.step, "validation loss")
+        look_at(work, losses)
+
+    monkeypatch.setattr("resrope.posgen.together.look_at", breaks)
+    with pytest.raises(ValueError, match=f"{CELLS[1].name}: the validation loss is nan at step"):
+        run_group(tmp_path, GROUP, plain)
+    assert groups(tmp_path, CELLS, plain) == [single(CELLS[1])]
+
+
+def test_cells_that_were_finished_elsewhere_are_not_trained_again(tiny, tmp_path):
+    interrupted(tmp_path, tiny, 22)
+    for cell in CELLS:
+        run_cell(tmp_path, cell, tiny)
+    assert groups(tmp_path, CELLS, tiny) == []
 
 
 def test_what_a_kill_left_half_written_is_nobodys_group(tiny, tmp_path):

@@ -36,7 +36,8 @@ def test_who_is_whose_twin(late, tiny, tmp_path):
 
 
 def test_dynamic_ntk_is_rope_as_long_as_sequences_are_short(tiny):
-    assert twins([cell for cell in GROUP if cell.method != "yarn"], tiny) == [(GROUP[0], GROUP[2])]
+    for settings in (tiny, tiny.override({"eos_prefix": True})):
+        assert twins([cell for cell in GROUP if cell.method != "yarn"], settings) == [(GROUP[0], GROUP[2])]
 
 
 def numbers(record):

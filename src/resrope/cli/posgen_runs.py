@@ -57,15 +57,16 @@ def run(
     Example: `resrope posgen run --preset quick --task cot --method rope,ntk --set factor=8 --out runs/ntk`
     """
     from resrope.posgen import presets
-    from resrope.posgen.record import open_run
+    from resrope.posgen.record import begun, open_run
     from resrope.rundir import only_run
 
     _require_extras()
     settings = presets.preset(preset).override(assignments(changes or []))
     cells = _cells(preset, settings, tasks, methods, seeds)
     how = how_of(jobs, cluster, together, device, settled=settled, quiet=json_output)
-    open_run(out, preset, settings)
+    begun(out, settings)  # before anything is put there, a lock least of all
     with only_run(out):
+        open_run(out, preset, settings)
         train(out, cells, settings, how)
         _report(out, json_output)
 
@@ -117,12 +118,13 @@ def audit(
     rungs = (ladders.alone if alone else ladders.ladder)(paper)
     cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
     how = how_of(jobs, cluster, together, device, settled=settled, quiet=json_output)
-    for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
-        if not json_output:
-            typer.echo(f"{folder}", err=True)
-        with only_run(folder):
-            train(folder, cells[rung.name], rung.settings, how)
-        grids, files = ladders.write_audit(out, rungs)
+    with only_run(out):
+        for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
+            if not json_output:
+                typer.echo(f"{folder}", err=True)
+            with only_run(folder):
+                train(folder, cells[rung.name], rung.settings, how)
+            grids, files = ladders.write_audit(out, rungs)
     if json_output:
         typer.echo(files["audit.json"].read_text(encoding="utf-8"), nl=False)
         return

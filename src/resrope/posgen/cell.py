@@ -55,8 +55,8 @@ def run_twins(
     if len(twins(cells, settings)) > 1:
         raise ValueError(f"training must not tell these cells apart: {', '.join(c.name for c in cells)}")
     done = {cell: record for cell in cells if (record := read_record(out, cell)) is not None}
-    works = [prepared(cell, settings) for cell in cells if cell not in done]
     with without_denormals():
+        works = [prepared(cell, settings) for cell in cells if cell not in done]
         for work in works:
             remove_leftovers(cell_folder(out, work.cell))
             _resume(out, work)
@@ -75,7 +75,11 @@ def run_twins(
 
 @contextmanager
 def without_denormals() -> Iterator[None]:
-    """Matrix products of denormal numbers take hundreds of times as long; the caller's arithmetic stays."""
+    """Matrix products of denormal numbers take hundreds of times as long; the caller's arithmetic stays.
+
+    torch's other threads have it from the one that starts them: in a fresh process nothing may be computed
+    before.
+    """
     torch.set_flush_denormal(True)
     try:
         yield

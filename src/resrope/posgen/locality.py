@@ -201,7 +201,8 @@ def kinds(task: Task, length: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Every generated position in one of three kinds, by which rules are right nine times in ten.
 
     near: rules on the last j+k+1 tokens; chained: on the last 4·(j+k), through several equations; far:
-    neither, a model must find a token by its position. Masks [length].
+    neither, a model must find a token by its position or follow up more equations (``local_accuracy`` of a
+    larger window). Masks [length].
     """
     generated = np.arange(length) >= task.prefix_length
     near, given = (

@@ -50,7 +50,10 @@ def rotated(cos: Tensor, sin: Tensor, n_heads: int) -> Where:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What an embedding is made for; lengths in tokens that the model reads."""
+    """What an embedding is made for; lengths in tokens of a sequence with the one before it.
+
+    A model reads all but the last.
+    """
 
     d_model: int
     n_heads: int

@@ -2,7 +2,7 @@
 
 OUT/run.json                       schema, preset, settings: what every cell shares
 OUT/cells/<cell>/record.json       the finished cell
-OUT/cells/<cell>/{last,best}.safetensors   weights after the last step, and at the lowest loss
+OUT/cells/<cell>/{last,best}.safetensors   weights after the last step, and at the best look
 OUT/cells/<cell>/checkpoint.safetensors    only while it is unfinished
 """
 
@@ -46,15 +46,25 @@ class Cell:
         return f"{self.task}-{self.method.replace(':', '.')}-seed{self.seed}"
 
 
-def open_run(out: Path, preset: str, settings: Settings) -> None:
-    """Create the folder of a run, or make sure that it is one of the same settings.
+def begun(out: Path, settings: Settings) -> bool:
+    """Whether ``out`` is the folder of a run of these settings; False where it is empty or not there.
 
-    Raises ValueError when ``out`` holds other settings (naming them) or something else.
+    Raises ValueError when it holds other settings (naming them) or something else.
     """
     if (out / "run.json").is_file():  # also where it was begun before a field was there
         rundir.check_same(out, read_run(out)[1].to_dict(), settings.to_dict())
-        return
-    rundir.open_run(out, SCHEMA, settings.to_dict(), preset=preset)
+        return True
+    return rundir.begun(out, SCHEMA, settings.to_dict())
+
+
+def open_run(out: Path, preset: str, settings: Settings) -> None:
+    """Create the folder of a run, or make sure that it is one of the same settings.
+
+    Raises ValueError like ``begun``. Of processes that may do so at once, the one that holds it
+    (``rundir.only_run``).
+    """
+    if not begun(out, settings):
+        rundir.open_run(out, SCHEMA, settings.to_dict(), preset=preset)
 
 
 def read_run(out: Path) -> tuple[str, Settings]:
@@ -67,18 +77,28 @@ def read_run(out: Path) -> tuple[str, Settings]:
 
 
 def read_records(out: Path) -> list[dict[str, Any]]:
-    """The finished cells' records, in the order of their names. Raises ValueError for what is none."""
-    return [_read(path) for path in sorted(out.glob("cells/*/record.json"))]
+    """The finished cells' records, in the order of their names.
+
+    Raises ValueError for what is none, or one of other settings than the run's.
+    """
+    wanted = _wanted(out)
+    return [_read(path, wanted) for path in sorted(out.glob("cells/*/record.json"))]
 
 
 def read_record(out: Path, cell: Cell) -> dict[str, Any] | None:
-    """The finished cell's record, None while it is not finished. Raises ValueError for what is none."""
+    """The finished cell's record, None while it is not finished. Raises ValueError like ``read_records``."""
     path = cell_folder(out, cell) / "record.json"
-    return _read(path) if path.exists() else None
+    return _read(path, _wanted(out)) if path.exists() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Of this schema, of the cell whose folder it is in, with counts at every position and seconds."""
+def _wanted(out: Path) -> dict[str, Any] | None:
+    """The settings of the run that ``out`` is; None where it is none, as where a cell is run alone."""
+    return read_run(out)[1].to_dict() if (out / "run.json").is_file() else None
+
+
+def _read(path: Path, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    """Of this schema and these settings, of the cell whose folder it is in, with counts at every position and
+    seconds."""
     record = read_json(path)
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{path} must be of schema {SCHEMA}, got {record.get('schema')!r}")
@@ -96,6 +116,12 @@ def _read(path: Path) -> dict[str, Any]:
         wrong += [name for name in CHECKPOINTS if not _measured(record[name], length)]
     if wrong:
         raise ValueError(f"{path} is damaged ({', '.join(wrong)}); delete it to run that cell again")
+    # A field that was not there yet has its default, which is how it was then.
+    theirs = Settings().to_dict() | record["settings"]
+    if wanted is not None and (different := rundir.differences(theirs, wanted)):
+        raise ValueError(
+            f"{path} is of other settings than its run: {different}; delete it to run that cell again"
+        )
     return record
 
 

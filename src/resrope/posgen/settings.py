@@ -164,6 +164,11 @@ class Settings:
         """Tokens that the model reads before a sequence: 1 with `eos_prefix`."""
         return int(self.eos_prefix)
 
+    @property
+    def reads(self) -> int:
+        """So many tokens, at most, lie behind what training predicts: no head meets a longer distance."""
+        return self.before + self.train_length - 1
+
     def split_sizes(self) -> dict[str, Any]:
         """The rows, lengths and kind of split that ``make_splits`` takes."""
         return {

@@ -52,13 +52,19 @@ def rounds(out: Path, cells: Sequence[Cell], settings: Settings) -> Iterator[lis
             verdict = _settled(out, pair, seeds[:done], settings, level(len(seeds)))
             if verdict is not None:
                 found[pair] = verdict
-        verdicts = [asdict(found[pair]) for pair in sorted(found)]
-        atomic_write(out / FILE, json.dumps({"verdicts": verdicts}, indent=1) + "\n")
+        if found:  # those of a run that goes on stay until they are found again
+            _write(out, seeds, found)
         yield [cell for cell in cells if cell.seed == seed and _pair(cell) not in found]
+    _write(out, seeds, found)
+
+
+def _write(out: Path, seeds: Sequence[int], found: Mapping[Pair, Verdict]) -> None:
+    verdicts = [asdict(found[pair]) for pair in sorted(found)]
+    atomic_write(out / FILE, json.dumps({"seeds": seeds, "verdicts": verdicts}, indent=1) + "\n")
 
 
 def read_settled(out: Path) -> list[dict[str, Any]]:
-    """The verdicts in OUT/settled.json whose pairs lack seeds that others have."""
+    """The verdicts in OUT/settled.json whose pairs lack seeds that were asked for, or that others have."""
     file = out / FILE
     if not file.is_file():
         return []
@@ -66,11 +72,14 @@ def read_settled(out: Path) -> list[dict[str, Any]]:
     for record in read_records(out):
         cell = Cell(**record["cell"])
         there.setdefault(_pair(cell), set()).add(cell.seed)
-    every = set().union(*there.values())
-    verdicts: Any = read_json(file).get("verdicts")
+    told = read_json(file)
+    verdicts: Any = told.get("verdicts")
+    asked = told.get("seeds", [])
     names = {f.name for f in fields(Verdict)}
-    if not isinstance(verdicts, list) or any(not isinstance(v, dict) or v.keys() != names for v in verdicts):
+    right = isinstance(verdicts, list) and all(isinstance(v, dict) and v.keys() == names for v in verdicts)
+    if not right or not isinstance(asked, list) or not all(isinstance(seed, int) for seed in asked):
         raise ValueError(f"{file} is not what resrope wrote; `resrope posgen run --stop-when-settled` again")
+    every = set(asked).union(*there.values())
     return [v for v in verdicts if there.get((v["task"], v["method"]), every) < every]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resrope.devices import device_of
+from resrope.devices import device_of, told
 from resrope.files import remove_leftovers
 from resrope.posgen.batched import Batch
 from resrope.posgen.cell import run_twins, twins, without_denormals
@@ -39,10 +39,11 @@ def groups(
     out: Path, cells: Sequence[Cell], settings: Settings, *, together: int = 1, device: str = "cpu"
 ) -> list[Group]:
     """The cells that are not finished: those that are begun as they began, then the others (``fresh``)."""
+    unfinished = [cell for cell in cells if read_record(out, cell) is None]
     files = sorted(_folder(out).glob("*.safetensors"))
-    begun = [Group(cells=c, batched=True) for file in files if set(c := _cells(file)) & set(cells)]
+    begun = [Group(cells=c, batched=True) for file in files if set(c := _cells(file)) & set(unfinished)]
     there = {cell for group in begun for cell in group.cells}
-    left = [cell for cell in cells if cell not in there and read_record(out, cell) is None]
+    left = [cell for cell in unfinished if cell not in there]
     # With other numbers of threads they may have come to other weights.
     threads = {cell: _threads(out, cell) for cell in left}
     for number in sorted({n for n in threads.values() if n is not None}):
@@ -114,7 +115,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for work in self.works:
-            work.made = {"together": len(self.works), "device": self.device.type}
+            work.made = {"together": len(self.works), "device": told(self.device)}
             work.trainer.model.to(self.device)
         self._join()
 
@@ -160,8 +161,11 @@ def _train_to(look: int, run: Run, progress: Callable[[int], None]) -> None:
     run.step, still = look, [index for index in still if index not in failed]
     for index in still:
         run.batch.put_back(index)
-        look_at(works[index], [each[index] for each in losses])
-        if gave_up(works[index]):
+        try:
+            look_at(works[index], [each[index] for each in losses])
+        except ValueError as error:
+            failed[index] = error
+        if index in failed or gave_up(works[index]):
             run.batch.end(index)
     for index in still:
         works[index].seconds += (time.perf_counter() - started) / len(still)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -39,7 +40,8 @@ from resrope.provenance import provenance
 
 @dataclass
 class Work:
-    """A cell while it trains. made: what its record says of how it was made, beside what all records say."""
+    """A cell while it trains. made: what its record says of how it was made, beside what all records say;
+    commits: of the code that every start of it ran."""
 
     cell: Cell
     settings: Settings
@@ -51,6 +53,7 @@ class Work:
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     made: dict[str, Any] = field(default_factory=dict)
+    commits: list[str | None] = field(default_factory=lambda: [provenance()["commit"]])
 
     @property
     def where(self) -> At:
@@ -99,24 +102,30 @@ def _begun(rows: Tokens, settings: Settings) -> Tensor:
     return torch.from_numpy(np.concatenate([before, rows.astype(np.int64)], axis=1))
 
 
-def not_finite(work: Work, loss: float, step: int) -> ValueError:
+def not_finite(work: Work, loss: float, step: int, what: str = "loss") -> ValueError:
     """What is wrong with a loss that is no number."""
     return ValueError(
-        f"{work.cell.name}: the loss is {loss} at step {step}; "
+        f"{work.cell.name}: the {what} is {loss} at step {step}; "
         f"lower learning_rate, got {work.settings.learning_rate}"
     )
 
 
 def look_at(work: Work, losses: Sequence[float]) -> None:
-    """Evaluate where it stands, for its history; losses: of the steps since the last look."""
+    """Evaluate where it stands, for its history; losses: of the steps since the last look.
+
+    Raises ValueError where its own loss is no number.
+    """
     look, rows = work.trainer.step, work.validation[: work.settings.look_rows]
     seen = evaluate(work.trainer.model, work.where, rows, work.task.prefix_length, work.settings.before)
+    validation = float(seen.loss[work.task.prefix_length :].mean())
+    if not math.isfinite(validation):
+        raise not_finite(work, validation, look, "validation loss")
     work.history.append(
         {
             "step": look,
             "epoch": look / steps_per_epoch(work.settings),
             "train_loss": fmean(losses),
-            "validation_loss": float(seen.loss[work.task.prefix_length :].mean()),
+            "validation_loss": validation,
             **accuracies(seen, work.task, work.settings.train_length),
         }
     )
@@ -134,6 +143,7 @@ def state_of(work: Work) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "threads": torch.get_num_threads(),
         "source": source_of(type(work.trainer.position)),
         "made": work.made,
+        "commits": work.commits,
     }
     return tensors, notes
 
@@ -147,6 +157,7 @@ def restore(work: Work, tensors: dict[str, Tensor], notes: dict[str, Any], file:
     torch.set_num_threads(notes["threads"])
     work.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
     work.history, work.seconds, work.made = notes["history"], notes["seconds"], notes.get("made", {})
+    work.commits = list(dict.fromkeys([*notes.get("commits", []), *work.commits]))
     work.trainer.restore(tensors, notes["step"])
 
 
@@ -182,8 +193,8 @@ def finish(out: Path, work: Work) -> dict[str, Any]:
     work.trainer.load(work.best)
     record["best"] = {"step": _best(work)["step"], **_measure(work)}
     seconds = work.seconds + time.perf_counter() - started
-    threads = {"threads": torch.get_num_threads()}
-    record["made"] = {"seconds": round(seconds, 2), **threads, **work.made, **provenance()}
+    made = {"seconds": round(seconds, 2), "threads": torch.get_num_threads(), **work.made, **provenance()}
+    record["made"] = made | ({"commits": work.commits} if len(work.commits) > 1 else {})
     write_record(out, work.cell, record)
     return record
 
