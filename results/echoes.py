@@ -159,7 +159,8 @@ def _inside(
     span = settings.j + settings.k + 1
     pairs = zip(near[beyond - 1] + 1, near[beyond], strict=True)
     before = settings.before
-    return np.array([any(a <= d - before + span and d - before <= b for d in peaks) for a, b in pairs])
+    met = [any(a <= d - before + span and d - before <= b for d in peaks) for a, b in pairs]
+    return np.array(met, dtype=np.bool_)
 
 
 def _by_position(settings: Settings, where: npt.NDArray[np.int64], lost: Curve) -> list[float]:

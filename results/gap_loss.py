@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from resrope.analysis.gap import embedded_vector_distance, feature_gap
 from resrope.cli.shell import script
+from resrope.files import atomic_write
 from resrope.longtext.candidates import candidates, placed, tables_at
 from resrope.models.source import read_config
 from resrope.page import Grid, markdown_table
@@ -40,9 +41,8 @@ def main(reports: list[Path], out: Path = HERE) -> None:
     points = [point for report in reports for point in study_points(report)]
     told = {"ranks": ranks(points), "pairs": pairs(points), "points": points}
     data = json.dumps(told, indent=1, allow_nan=False) + "\n"
-    (out / "gap-loss.json").write_text(data, "utf-8")
-    (out / "gap-loss.md").write_text(_markdown(told), "utf-8")
-    (out / "gap-loss.png").write_bytes(_picture(points))
+    for kind, content in {"json": data, "md": _markdown(told), "png": _picture(points)}.items():
+        atomic_write(out / f"gap-loss.{kind}", content)
 
 
 def study_points(report: Path) -> list[dict[str, Any]]:

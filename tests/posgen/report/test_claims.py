@@ -3,8 +3,8 @@ import pytest
 from resrope.posgen.presets import TABLE_1_METHODS
 from resrope.posgen.report.claims import FAILS, HOLDS, UNDECIDED, claims, grid
 
-SEEDS = 5
-NOISE = (0, 1, -1, 1, 0)  # of seeds, in tokens of 1000
+SEEDS = 6
+NOISE = (1, -1, 1, -1, 1, -1)  # of seeds, in tokens of 1000
 
 
 def run(tiny, right, losses):
@@ -26,7 +26,7 @@ def test_a_world_in_which_the_paper_is_right(tiny):
     def right(method, seed):
         level = {"rope": 200, "resonance-rope": 300, "yarn": 350, "resonance-yarn": 500}[method]
         wide = 1 if "resonance" in method else 20
-        return level + wide * NOISE[seed] + seed  # seed: so that sums and differences have a spread
+        return level + wide * NOISE[seed] + seed
 
     def losses(method, seed):
         level = {"rope": 4.0, "resonance-rope": 2.0, "yarn": 3.0, "resonance-yarn": 1.0}[method]
@@ -48,9 +48,8 @@ def test_a_world_in_which_the_paper_is_right(tiny):
         "Resonance YaRN is the most accurate of the four",
         "Resonance RoPE reaches a lower validation loss than YaRN",
     ]
-    # 100 of 1000 tokens, less 19 times the noise's mean of 0.2.
-    assert found["Resonance raises RoPE's OOD accuracy"].numbers.startswith("+9.6 [")
-    assert found["Resonance YaRN is the most accurate of the four"].numbers.startswith("over YaRN +14.6 [")
+    assert found["Resonance raises RoPE's OOD accuracy"].numbers.startswith("+10.0 [")  # of 1000 tokens 100
+    assert found["Resonance YaRN is the most accurate of the four"].numbers.startswith("over YaRN +15.0 [")
     assert found["Resonance lowers YaRN's validation loss all along"].numbers.endswith("2 of 2 looks")
 
 
@@ -104,4 +103,4 @@ def test_few_seeds_decide_little(tiny, seeds):
     found = claims(tiny, records)
     assert [claim.verdict for claim in found] == [UNDECIDED] * 4
     assert found[0].words == "Recursive: Resonance lowers RoPE's OOD accuracy"  # the paper's exception
-    assert found[1].numbers == "needs three seeds"
+    assert found[1].numbers.endswith("needs six seeds")

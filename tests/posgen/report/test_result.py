@@ -7,6 +7,7 @@ from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, open_run
 from resrope.posgen.report.board import Entry, board, entries
 from resrope.posgen.report.result import check, read_result, result_of, results_in, schema, write_result
+from resrope.posgen.titles import title
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,6 @@ def test_the_same_cells_stand_there_once(result):
     taken["cells"] += own
     (grid,) = board([result, taken]).grids
     assert sorted(row[0] for row in grid.rows[:-2]) == ["ALiBi", "Listed RoPE (6, 8, …)", "RoPE"]
+    fewer = result | {"title": "Fewer seeds", "cells": result["cells"][:1]}
+    (grid,) = board([fewer, result]).grids
+    assert [row[4] for row in grid.rows if row[0] == title(fewer["cells"][0]["method"])] == [result["title"]]

@@ -8,9 +8,10 @@ from resrope.posgen.cell import run_cell
 from resrope.posgen.record import Cell, cell_folder, open_run
 from resrope.posgen.report.figures import drawn_kinds
 from resrope.posgen.report.page import write_report
-from resrope.posgen.report.summary import PAPER_TABLE_1, embedding_used, summarise_run
+from resrope.posgen.report.summary import PAPER_TABLE_1, embedding_used, rules_alone, summarise_run
 from resrope.posgen.report.tables import all_grids, share
 from resrope.posgen.runner import matrix
+from resrope.posgen.settings import Settings
 
 
 @pytest.fixture
@@ -141,3 +142,11 @@ def test_kernels_that_were_chosen_are_on_record(run, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", "/somewhere/libfast.so")
     monkeypatch.setenv("MKL_CBWR", "AVX2")
     assert set((kernels() or "").split()) == {*usual.split(), "LD_PRELOAD=libfast.so", "MKL_CBWR=AVX2"}
+
+
+def test_rules_on_all_that_training_reads_solve_most_far_positions_of_the_sum():
+    found = rules_alone(Settings(), "semi-recursive")
+    assert list(found) == ["5", "16", "63"]
+    assert [found[w]["ood_far"] for w in found] == pytest.approx([1 / 17, 1 / 17, 44 / 51])
+    assert found["63"]["in_distribution"] is None  # there it reads everything
+    assert list(rules_alone(Settings().override({"train_length": 16}), "cot")) == ["5", "16"]

@@ -54,7 +54,8 @@ class Fire(PositionEmbedding):
     all layers.
 
     b(i, j) = f(log(c·(i−j) + 1) / log(c·max(i, L) + 1)), f a perceptron of 32 hidden units; c and L are
-    trained as well, as their absolute values.
+    trained as well, as their absolute values, and L as a multiple of the training length: a step moves a
+    parameter by as much as the learning rate, which of a number of tokens would be nothing.
     """
 
     hidden = 32
@@ -65,11 +66,12 @@ class Fire(PositionEmbedding):
             nn.Linear(1, self.hidden), nn.ReLU(), nn.Linear(self.hidden, sizes.n_heads)
         )
         self.c = nn.Parameter(torch.tensor(0.1))
-        self.threshold = nn.Parameter(torch.tensor(float(sizes.train_length)))
+        self.reach = nn.Parameter(torch.tensor(1.0))
 
     def bias(self, positions: Tensor) -> Tensor:
         """[n_heads, seq, seq]."""
-        c, query = self.c.abs() + 1e-6, torch.maximum(positions.float(), self.threshold.abs())
+        c, threshold = self.c.abs() + 1e-6, (self.reach * self.sizes.train_length).abs()
+        query = torch.maximum(positions.float(), threshold)
         ratio = (c * _distances(positions) + 1).log() / (c * query + 1).log()[:, None]
         bias: Tensor = self.function(ratio[..., None])
         return bias.permute(2, 0, 1)

@@ -28,10 +28,12 @@ class Rope(PositionEmbedding):
     @staticmethod
     def of(settings: Settings, name: str, moved: Callable[[Frequencies], Frequencies] | None = None) -> Rope:
         """The method called ``name``, each table for the length that it meets; ``moved`` may change both."""
-        sizes = settings.sizes
-        trained = frequencies(settings.training_spec(name), seq_len=sizes.train_length)
-        tested = frequencies(settings.spec(name), seq_len=sizes.test_length)
-        return Rope(sizes, *((trained, tested) if moved is None else (moved(trained), moved(tested))))
+        # A token before the sequence takes the place of the last one, which is not read.
+        trained = frequencies(settings.training_spec(name), seq_len=settings.train_length)
+        tested = frequencies(settings.spec(name), seq_len=settings.test_length)
+        return Rope(
+            settings.sizes, *((trained, tested) if moved is None else (moved(trained), moved(tested)))
+        )
 
     def _longest(self, training: bool) -> int:
         return self.sizes.train_length if training else self.sizes.test_length

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 from resrope.page import Grid, Link, Page
 from resrope.posgen.embeddings.wavelengths import LISTED
@@ -26,7 +27,7 @@ _FREE = ("looks", "look_rows", "free_running_rows", "wavelengths")
 class Entry:
     """One method of one result on one task: OOD accuracy and its far part by seed, at the last step.
 
-    rules: the far accuracy of the longest rule on near tokens, None where no position is far.
+    rules: the far accuracy of rules on as many tokens as training reads, None where no position is far.
     """
 
     task: str
@@ -35,6 +36,10 @@ class Entry:
     ood: Sequence[float]
     far: Sequence[float]
     rules: float | None
+
+    def of(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell of a result is one of this entry's."""
+        return bool((cell["task"], cell["method"]) == (self.task, self.method))
 
     @property
     def height(self) -> tuple[float, float]:
@@ -74,10 +79,11 @@ def board(results: Iterable[Result]) -> Page:
         facts=[
             "OOD accuracy: of tokens at positions that training never saw, at the last step; in brackets "
             "95 % intervals over seeds.",
-            "far: of those that no rule on near tokens gives. 'Rules alone' is what a model scores that "
-            "finds no token by its position; an embedding at that height has shown nothing.",
-            "In order of far accuracy where its interval lies above the rules', then of OOD accuracy; where "
-            "intervals overlap the order says little.",
+            "far: of those that no rule on the last 4·(j+k) tokens gives. 'Rules alone' is what a model "
+            "scores that finds no token by its position, the longest rules on as many tokens as training "
+            "reads; an embedding at that height has shown nothing.",
+            "In order of far accuracy where its interval lies above the longest rules', then of OOD "
+            "accuracy; where intervals overlap the order says little.",
         ],
         grids=[grid for grid in grids if len(grid.rows) > 1],
         captions={},
@@ -86,12 +92,18 @@ def board(results: Iterable[Result]) -> Page:
 
 
 def _once(found: Sequence[Entry]) -> list[Entry]:
-    """Without entries whose every cell stands in an earlier one: a run that took them over."""
-    first: dict[str, Entry] = {}
-    for entry in found:
-        cells = [c for c in entry.result["cells"] if (c["task"], c["method"]) == (entry.task, entry.method)]
-        first.setdefault(repr([(c["task"], c["method"], c["seed"], c["last"]) for c in cells]), entry)
-    return list(first.values())
+    """Without entries whose every cell stands in another one: a run that took them over. Of equal ones the
+    first."""
+    cells = [
+        {repr((c["task"], c["method"], c["seed"], c["last"])) for c in entry.result["cells"] if entry.of(c)}
+        for entry in found
+    ]
+
+    def held(index: int) -> bool:
+        mine = cells[index]
+        return any(mine < other or (mine == other and at < index) for at, other in enumerate(cells))
+
+    return [entry for index, entry in enumerate(found) if not held(index)]
 
 
 def _grid(result: Result, task: str, rows: Sequence[Entry]) -> Grid:

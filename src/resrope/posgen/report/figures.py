@@ -12,7 +12,7 @@ import numpy as np
 from resrope.pictures import figure as new_figure
 from resrope.pictures import png, style
 from resrope.posgen.evaluate import regions
-from resrope.posgen.locality import KINDS
+from resrope.posgen.locality import KINDS, windows
 from resrope.posgen.report.summary import cells_of
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
@@ -72,7 +72,7 @@ def drawn_kinds(summary: dict[str, Any], records: list[Record]) -> Any:
                 cells = list(cells_of(records, task, method).values())
                 axis.plot(*_along(cells, f"{region}_{kind}", 100), **style(method))
             axis.axhline(100 / settings.modulus, color="0.7", linewidth=0.8)
-            rule = list(summary["rules_alone"][task].values())[-1][f"{region}_{kind}"]
+            rule = summary["rules_alone"][task][str(windows(settings.task(task))[-1])][f"{region}_{kind}"]
             axis.axhline(100 * rule, color="0.7", linewidth=0.8, linestyle=":")
             axis.set_ylim(0, 101)
         axes[row][0].set_ylabel(f"accuracy {words} (%)")

@@ -22,11 +22,11 @@ _CAPTIONS = {
     "training.png": "Validation loss (Figure 3 of the paper) and OOD accuracy along training. The accuracy "
     "can rise and fall again: a single checkpoint misleads.",
     "kinds.png": "When each kind of position is learnt, in distribution and beyond: near, a rule on the last "
-    "j+k+1 tokens gives it; chained, a longer rule; far, the far token must be found; grey: chance, "
-    "dotted: what rules on 4·(j+k) tokens score alone.",
+    "j+k+1 tokens gives it; chained, one on the last 4·(j+k); far, neither; grey: chance, dotted: what rules "
+    "on 4·(j+k) tokens score alone.",
     "positions.png": "Accuracy at every position of the test sequences, last step. Plain lines: positions "
-    "that a rule on the last j+k+1 tokens solves; with crosses: a longer rule does; with dots: the far token "
-    "must be found; grey: chance.",
+    "that a rule on the last j+k+1 tokens solves; with crosses: one on the last 4·(j+k) does; with dots: "
+    "neither; grey: chance.",
 }
 
 

@@ -148,13 +148,20 @@ def _effects(
 
 
 def rules_alone(settings: Settings, task_name: str) -> dict[str, dict[str, float | None]]:
-    """What a model scores in every region that knows the rules on so many last tokens and nothing else."""
+    """What a model scores in every region that knows the rules on so many last tokens and nothing else.
+
+    The longest are on all that training reads: in distribution that is everything, and no rule.
+    """
     task = settings.task(task_name)
     masks = regions(task, settings.train_length, settings.test_length)
-    made = {}
-    for window in windows(task):
+    beyond = {name: mask for name, mask in masks.items() if name.startswith("ood")}
+    told = dict.fromkeys(windows(task), masks)
+    told |= {settings.reads: beyond} if settings.reads > max(told) else {}
+    made: dict[str, dict[str, float | None]] = {}
+    for window, chosen in told.items():
         right = local_accuracy(task, settings.test_length, window)
-        made[str(window)] = {n: float(right[m].mean()) if m.any() else None for n, m in masks.items()}
+        found = {name: float(right[mask].mean()) for name, mask in chosen.items() if mask.any()}
+        made[str(window)] = {name: found.get(name) for name in masks}
     return made
 
 
@@ -162,6 +169,7 @@ def _machine(record: Record) -> str:
     unknown = {"commit": "unknown", "date": "day unknown", "processor": "processor unknown"}
     made = {**unknown, **{k: v for k, v in record["made"].items() if v is not None}}
     chosen = f", {made['kernels']}" if "kernels" in made else ""
+    chosen += f"; trained on {made['device']}" if made.get("device", "cpu") != "cpu" else ""
     return (
         f"resrope {made['resrope']}, commit {made['commit']}, {made['date']}; "
         f"torch {made['torch']}, numpy {made['numpy']}, Python {made['python']}; "

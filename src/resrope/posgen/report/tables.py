@@ -101,7 +101,8 @@ def _split(summary: dict[str, Any]) -> Grid:
         rows,
         "Last step, mean over seeds. Positions by what gives them away: near, a rule on the last j+k+1 "
         "tokens; chained, one on the last 4·(j+k), through several equations; far, neither: the token at the "
-        "pointer must be found. 'Rules on …' is what a model scores that knows those rules alone.",
+        "pointer must be found, or followed up through more equations. 'Rules on …' is what a model scores "
+        "that knows those rules alone, the longest on as many tokens as training reads.",
     )
 
 

@@ -97,7 +97,7 @@ def retest_run(
     weights of none and nothing stands there, when what stays is of other ``tokens``, and for tokens below 1.
     """
     _, settings = read_run(run)
-    tokens = settings.before + settings.train_length - 1 if tokens is None else tokens
+    tokens = settings.reads if tokens is None else tokens
     integer("tokens", tokens, 1, "what a head sees")
     integer("first", first, 0, "what it sees at the beginning")
     cells = [Cell(**record["cell"]) for record in read_records(run)]
