@@ -208,13 +208,29 @@ def test_dropout_under_a_bias_is_that_without(tiny):
 def test_running_freely_has_the_positions_of_the_whole_sequence(name, tiny):
     """A model that is right nowhere writes in both ways the same first token."""
     model, tokens = Decoder(tiny.model, seed=0), torch.arange(5 * 23).view(5, 23) % 17
-    where = when_tested(embedding(name, tiny, 0), 0)
-    forced = evaluate(model, where, tokens, 4)
+    position = embedding(name, tiny, 0)
+    forced = evaluate(model, when_tested(position, 0), tokens, 4)
     written = tokens.clone()
     with torch.no_grad():
-        written[:, 4] = model(tokens[:, :-1], where(22))[:, 3].argmax(-1)
-    assert run_freely(model, where, written, 4).correct[4] == 5
+        written[:, 4] = model(tokens[:, :-1], when_tested(position, 0)(22))[:, 3].argmax(-1)
+    assert run_freely(model, when_tested(position, 0), written, 4).correct[4] == 5
     assert forced.correct[4] == (written[:, 4] == tokens[:, 4]).sum()
+
+
+def test_drawn_positions_are_drawn_anew_within_a_test_and_are_those_of_every_test(tiny):
+    position = embedding("randomised-rope", tiny, 0)
+    where, again = when_tested(position, 3), when_tested(position, 3)
+    first, second = where(22), where(22)
+    assert not torch.equal(first.turns, second.turns)
+    assert torch.equal(again(22).turns, first.turns)
+    asked = []
+
+    def counted(length):
+        asked.append(where(length))
+        return asked[-1]
+
+    evaluate(Decoder(tiny.model, seed=0), counted, torch.zeros(120, 23, dtype=torch.int64), 4)
+    assert len(asked) == 3  # 50 rows at a time
 
 
 def test_which_names_are_ones_own():

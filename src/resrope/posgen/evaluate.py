@@ -19,7 +19,8 @@ from resrope.posgen.settings import Settings
 from resrope.posgen.tasks import Task
 
 At = Callable[[int], Where]
-"""Length -> what a forward over so many tokens takes of positions, on the model's device."""
+"""Length -> what a forward over so many tokens takes of positions, on the model's device; where they are
+drawn, the next draw."""
 
 _ROWS = 50  # sequences a forward pass: enough to fill the cores, small enough to stay in the cache
 
@@ -55,8 +56,9 @@ def evaluate(model: Decoder, where: At, tokens: Tensor, prefix_length: int, befo
     correct = torch.zeros(length, dtype=torch.int64)
     loss = torch.zeros(length, dtype=torch.float64)
     first = prefix_length - 1  # the query that predicts the first generated token
-    there = where(length - 1)
-    for batch in torch.split(tokens.to(there.turns.device), _ROWS):
+    for batch in torch.split(tokens, _ROWS):
+        there = where(length - 1)  # anew, where it is drawn: one draw would decide the whole test
+        batch = batch.to(there.turns.device)
         logits = model(batch[:, :-1], there)[:, first:]
         targets = batch[:, prefix_length:]
         nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

@@ -136,13 +136,15 @@ def _told(made: object) -> str:
 
 
 def when_tested(position: PositionEmbedding, seed: int) -> Callable[[int], Where]:
-    """Length -> what a test of so many tokens takes; what is drawn is drawn from ``seed`` alone."""
+    """Length -> what a forward of a test over so many tokens takes; what is drawn is drawn from ``seed``
+    alone, call after call."""
+    # Three words, so that no training step, of (seed, step), draws the same.
+    random = np.random.default_rng([seed, 0, 1])
 
     @torch.no_grad()
     def where(length: int) -> Where:
         position.eval()
-        # Three words, so that no training step, of (seed, step), draws the same.
-        return position.at(position.positions(length, np.random.default_rng([seed, 0, 1])))
+        return position.at(position.positions(length, random))
 
     return where
 

@@ -57,7 +57,7 @@ class Work:
 
     @property
     def where(self) -> At:
-        """What tests take of positions."""
+        """What a test takes of positions: of every test the same, also where they are drawn."""
         device = self.trainer.model.embedding.device
         tested = when_tested(self.trainer.position, self.cell.seed)
         return lambda length: tested(length).to(device)

@@ -73,10 +73,10 @@ def limited(where: Where, tokens: int, n_heads: int, first: int = 0) -> Where:
 def retest(run: Path, cell: Cell, tokens: int, first: int = 0) -> Retested:
     """Test a finished cell with attention cut. Raises ValueError where it is not finished."""
     work, _ = trained(run, cell)
-    settings, model = work.settings, work.trainer.model
+    settings, model, whole = work.settings, work.trainer.model, work.where
 
     def where(length: int) -> Where:
-        return limited(work.where(length), tokens, settings.n_heads, first)
+        return limited(whole(length), tokens, settings.n_heads, first)
 
     seen = evaluate(model, where, work.test, work.task.prefix_length, settings.before)
     return Retested(cell=cell, tokens=tokens, first=first, correct=seen.correct.tolist())
