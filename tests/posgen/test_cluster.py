@@ -2,6 +2,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tests.posgen.conftest import TINY
@@ -36,6 +38,7 @@ def main():
         while len(list(starts.iterdir())) < 2:
             time.sleep(0.05)
         there.remove_node(nodes[1], allow_graceful=False)
+    posgen.check_cluster(there.address)
     threading.Thread(target=lose).start()
     records = posgen.run_on_cluster(out, cells, settings, address=there.address)
     print(json.dumps([r["cell"] for r in records]))
@@ -104,6 +107,17 @@ def test_nobody_listens(dead, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(ValueError, match=f"no Ray cluster answers at {dead}: .*refused"):
         check_cluster(dead)
+
+
+def test_something_else_listens(monkeypatch):
+    monkeypatch.setattr("resrope.posgen.cluster._SECONDS", 1)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(
+            ValueError, match=r"no Ray cluster answers at 127.0.0.1:.*: what listens there is no"
+        ):
+            check_cluster(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 def test_without_ray_or_a_cluster_nothing_is_begun(tmp_path, monkeypatch):

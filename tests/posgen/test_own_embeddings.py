@@ -1,13 +1,17 @@
 """Position embeddings of a user's own: found by name, tried before anything trains, refused in one line."""
 
 import hashlib
+import json
 import math
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.posgen.conftest import TINY
 
 from resrope.posgen import cell as cells
 from resrope.posgen.cell import run_cell
@@ -85,6 +89,33 @@ class Short(PositionEmbedding):
 class Failing(PositionEmbedding):
     def __init__(self, sizes):
         raise RuntimeError("no\ntwo lines")
+
+
+class Bare(PositionEmbedding):
+    def __init__(self, sizes):
+        pass
+
+
+class Longer(PositionEmbedding):
+    def positions(self, length, random):
+        return torch.arange(length + 1)
+
+
+class Leaving(PositionEmbedding):
+    def bias(self, positions):
+        sys.exit("gone")
+
+
+class Idle(PositionEmbedding):
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.speed = torch.nn.Parameter(torch.rand(3))
+
+
+class Steep(Idle):
+    def input(self, positions):
+        root = (0 * self.speed.sum()).abs().sqrt()
+        return root.expand(len(positions), self.sizes.d_model)
 
 
 class Hollow(PositionEmbedding):
@@ -202,6 +233,11 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
         ("Short", r":Short, of 23 tokens: IndexError: "),
         ("Failing", r":Failing, made of Sizes alone: RuntimeError: no two lines$"),
         ("Hollow", r":Hollow, made of Sizes alone: AttributeError: "),
+        ("Bare", r":Bare, of 11 tokens: AttributeError: "),
+        ("Longer", r":Longer, of 11 tokens: positions must be \[11\], got \[12\]"),
+        ("Leaving", r":Leaving, of 11 tokens: SystemExit: gone"),
+        ("Idle", r":Idle, of 11 tokens: parameter speed has no gradient: every parameter must be used"),
+        ("Steep", r":Steep, of 11 tokens: the gradient of parameter speed holds numbers that are not"),
         ("Broken", ":Broken, of 11 tokens: bias holds numbers that are not finite"),
         ("Nothing", "must name a class that can be imported: AttributeError: "),
         ("math", "must name a class, got <module"),
@@ -268,3 +304,27 @@ def test_a_module_that_cannot_be_imported(line, tiny, tmp_path, monkeypatch):
 def test_what_was_never_meant_as_one_is_one_line(name, tiny):
     with pytest.raises(ValueError, match=name):
         embedding(name, tiny, 0)
+
+
+def test_the_worked_example_runs_as_it_is_written(tmp_path):
+    """The class of docs/posgen.md, in a file of the folder one stands in."""
+    docs = (Path(__file__).parents[2] / "docs" / "posgen.md").read_text(encoding="utf-8")
+    (example,) = re.findall(
+        r"```python\n(import torch\nfrom resrope.posgen.positions .*?)```", docs, re.DOTALL
+    )
+    (tmp_path / "mine.py").write_text(example)
+    words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--embedding", "mine:Window", "--out", "run"]
+    changes = [
+        part
+        for field, value in {**TINY, "epochs": 1, "looks": 1}.items()
+        for part in ("--set", f"{field}={value}")
+    ]
+    done = subprocess.run(
+        [sys.executable, *words, *changes, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["methods"] == ["mine:Window"]

@@ -117,7 +117,7 @@ def test_tensors_and_notes_round_trip(tmp_path):
     assert notes == {"step": 7, "history": [{"loss": 0.1 + 0.2}]}
     assert all(torch.equal(back[k], v) for k, v in tensors.items())
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"damaged .* delete it to start that cell again"):
+    with pytest.raises(ValueError, match=r"damaged .* delete its folder to start again"):
         read_tensors(path)
 
 

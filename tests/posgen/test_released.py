@@ -77,7 +77,7 @@ def test_feed_forward_weights_stay_as_they_were_drawn(tiny, tmp_path):
     before = {k: v.detach().clone() for k, v in work.trainer.model.state_dict().items()}
     list(work.trainer.losses(5))
     changed = {k for k, v in work.trainer.model.state_dict().items() if not torch.equal(v, before[k])}
-    assert changed == {k for k in before if not k.endswith((".wi", ".wo"))}
+    assert changed == {k for k in before if not k.endswith((".wi", ".wo", ".feed_forward_norm"))}
     again = cells.prepared(COT, settings)
     again.trainer.restore(work.trainer.state(), 5)
     assert list(again.trainer.losses(8)) == list(work.trainer.losses(8))
@@ -175,6 +175,15 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     open_all(tmp_path, "quick", rungs)
     with pytest.raises(ValueError, match="other settings: learning_rate"):
         open_all(tmp_path, "quick", ladder(tiny.override({"learning_rate": 0.5})))
+
+
+def test_a_run_is_no_place_for_an_audit(tiny, tmp_path):
+    from resrope.posgen.record import open_run
+
+    open_run(tmp_path, "quick", tiny)
+    with pytest.raises(ValueError, match="must be a folder for an audit, but it is that of a run"):
+        open_all(tmp_path, "quick", ladder(tiny))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_other_runs_side_by_side_are_no_audit(tiny, tmp_path):

@@ -29,6 +29,7 @@ def test_the_documents_table():
             found.near,
             found.chained,
             found.far,
+            found.hidden,
         ]
         assert numbers == pytest.approx([100 * one for one in wanted], abs=0.06), label
         assert found.far_dependent == (task == "Semi-recursive" and h in ("lookup", "bit"))

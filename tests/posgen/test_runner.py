@@ -214,6 +214,28 @@ def test_a_worker_that_dies_is_one_line(tiny, tmp_path):
         run_matrix(tmp_path, CELLS, long, jobs=1, progress=kill_a_worker)
 
 
+LATE = """
+import torch
+from resrope.posgen.positions import PositionEmbedding
+class Late(PositionEmbedding):
+    calls = 0
+    def input(self, positions):
+        self.calls += self.training
+        return torch.zeros(len(positions), self.sizes.d_model + (self.calls > 5))
+    def positions(self, length, random):  # so that it is asked at every step
+        return torch.arange(length)
+"""
+
+
+def test_a_cell_that_fails_takes_no_other_along(tiny, tmp_path, monkeypatch):
+    (tmp_path / "failing_late.py").write_text(LATE)
+    monkeypatch.chdir(tmp_path)
+    bad, good = matrix(["cot"], ["failing_late:Late", "rope"], [0])
+    with pytest.raises(ValueError, match=r"Late: input must be torch.float32 \[11, 16\]"):
+        run_matrix(tmp_path / "run", [bad, good], tiny, jobs=1)
+    assert [r["cell"]["method"] for r in read_records(tmp_path / "run")] == ["rope"]
+
+
 def test_jobs_must_be_positive(tiny, tmp_path):
     with pytest.raises(ValueError, match="jobs must be >= 1, got 0"):
         run_matrix(tmp_path, CELLS, tiny, jobs=0)

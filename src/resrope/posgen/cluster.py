@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -103,10 +104,11 @@ def _work(cell: Cell, settings: Settings) -> dict[str, bytes]:
 
 def check_cluster(address: str) -> None:
     """Before anything is begun: raise ImportError without Ray, ValueError where nobody listens at
-    ``address``."""
+    ``address``, or something else does."""
     _ray()
     with _answering(address):
         _knock(address)
+        _ask(address)
 
 
 @contextmanager
@@ -139,19 +141,37 @@ def _ray() -> Any:
 def _answering(address: str) -> Iterator[None]:
     try:
         yield
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError, OverflowError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"no Ray cluster answers at {address}: {said:.200}") from None
 
 
+def _asked(address: str) -> str:
+    """What ``auto`` stands for, where the environment says."""
+    return os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+
+
+def _ask(address: str) -> None:
+    """Raise OSError where what listens there is no Ray: Ray itself would go on asking for many minutes."""
+    address = _asked(address)
+    if ":" not in address or address.startswith("ray://"):
+        return
+    words = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        healthy = subprocess.run(words, capture_output=True, timeout=3 * _SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        healthy = False
+    if not healthy:
+        raise ConnectionError("what listens there is no Ray, or one that is not well")
+
+
 def _knock(address: str) -> None:
     """Raise OSError where nobody listens there: Ray would go on asking for many minutes."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "")
+    address = _asked(address)
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") and not colon:
         host, port = port, _CLIENT_PORT
-    if host and port.isdecimal() and int(port) < 2**16:
+    if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 

@@ -197,6 +197,13 @@ def copied(task: Task, length: int) -> Shares:
     return right / ROWS
 
 
+def given_away(task: Task, length: int, window: int) -> npt.NDArray[np.bool_]:
+    """Generated positions at which a rule on the last ``window`` tokens is right nine times in ten. Mask
+    [length]."""
+    generated = np.arange(length) >= task.prefix_length
+    return generated & (local_accuracy(task, length, window) >= _GIVEN_AWAY)
+
+
 def kinds(task: Task, length: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Every generated position in one of three kinds, by which rules are right nine times in ten.
 
@@ -204,8 +211,6 @@ def kinds(task: Task, length: int) -> dict[str, npt.NDArray[np.bool_]]:
     neither, a model must find a token by its position or follow up more equations (``local_accuracy`` of a
     larger window). Masks [length].
     """
-    generated = np.arange(length) >= task.prefix_length
-    near, given = (
-        generated & (local_accuracy(task, length, window) >= _GIVEN_AWAY) for window in windows(task)
-    )
-    return {"near": near, "chained": given & ~near, "far": generated & ~given}
+    near, given = (given_away(task, length, window) for window in windows(task))
+    far = (np.arange(length) >= task.prefix_length) & ~given
+    return {"near": near, "chained": given & ~near, "far": far}

@@ -32,6 +32,9 @@ _PARTS = {"cell": dict, "settings": dict, "embedding": dict, "history": list, "m
 )
 
 
+_MADE = {"resrope", "torch", "numpy", "python", "machine", "threads"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """One model to train: a task, a position embedding, a seed."""
@@ -111,8 +114,11 @@ def _read(path: Path, wanted: dict[str, Any] | None) -> dict[str, Any]:
         ).name != path.parent.name:
             wrong = ["cell"]
         length = record["settings"].get("test_length")
-        if not isinstance(record["made"].get("seconds"), int | float):
+        made = record["made"]
+        if not isinstance(made.get("seconds"), int | float) or not _MADE <= made.keys():
             wrong.append("made")
+        if not record["history"] or not all(map(_is_a_look, record["history"])):
+            wrong.append("history")
         wrong += [name for name in CHECKPOINTS if not _measured(record[name], length)]
     if wrong:
         raise ValueError(f"{path} is damaged ({', '.join(wrong)}); delete it to run that cell again")
@@ -125,12 +131,18 @@ def _read(path: Path, wanted: dict[str, Any] | None) -> dict[str, Any]:
     return record
 
 
+def _is_a_look(entry: object) -> bool:
+    """Whether it says when, and what the validation loss was."""
+    numbers = ("step", "epoch", "validation_loss")
+    return isinstance(entry, dict) and all(isinstance(entry.get(n), int | float) for n in numbers)
+
+
 def _measured(part: dict[str, Any], length: object) -> bool:
     """Whether it counts right answers at every position."""
     correct, rows = part.get("correct_by_position"), part.get("rows")
     if not isinstance(correct, list) or not isinstance(rows, int) or len(correct) != length:
         return False
-    return all(isinstance(n, int) and 0 <= n <= rows for n in correct)
+    return rows > 0 and all(isinstance(n, int) and 0 <= n <= rows for n in correct)
 
 
 def write_record(out: Path, cell: Cell, record: dict[str, Any]) -> None:
@@ -170,4 +182,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start that cell again") from error
+        raise ValueError(f"{path} is damaged ({error}); delete its folder to start again") from error

@@ -57,8 +57,8 @@ def run_matrix(
 
     jobs: parallel processes; each gets its share of the processors as threads. together: cells of one task
     that are trained as one model; device: of the models. ``progress(cell, steps)`` is called as steps are
-    done, ``finished`` once per cell run here. Raises ValueError when jobs or together < 1, and what a cell
-    raised (the other running ones end with it).
+    done, ``finished`` once per cell run here. Raises ValueError when jobs or together < 1, and the first
+    ValueError of a cell once the others are finished.
     """
     how: dict[str, Any] = {"together": at_least_one("together", together), "device": device}
     pending = groups(out, cells, settings, **how)
@@ -75,9 +75,15 @@ def run_matrix(
 def _collect(
     futures: dict[Future[list[dict[str, Any]]], Group], finished: Callable[[Cell, dict[str, Any]], None]
 ) -> None:
+    failed: list[ValueError] = []
     try:
         for future in as_completed(futures):
-            for cell, record in zip(futures[future].cells, future.result(), strict=True):
+            try:
+                records = future.result()
+            except ValueError as error:  # the others are trained first
+                failed.append(error)
+                continue
+            for cell, record in zip(futures[future].cells, records, strict=True):
                 finished(cell, record)
     except BrokenProcessPool as error:
         raise ValueError(
@@ -86,6 +92,8 @@ def _collect(
     finally:
         for future in futures:
             future.cancel()
+    if failed:
+        raise failed[0]
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class Trainer:
         self.model = Decoder(self.settings.model, seed=self.seed)
         if not self.settings.train_feed_forward:
             for layer in self.model.layers:
-                layer.wi.requires_grad_(False)
-                layer.wo.requires_grad_(False)
+                for part in (layer.feed_forward_norm, layer.wi, layer.wo):
+                    part.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             list(self._trained().values()),
             lr=self.settings.learning_rate,

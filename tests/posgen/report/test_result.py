@@ -63,6 +63,14 @@ def break_last(**changes):
             lambda r: [cell.update(method="bogus") for cell in r["cells"] if cell["method"] == "alibi"],
             "bogus is none of resrope's own methods, and the embedding has no source",
         ),
+        (
+            break_cell(embedding={"class": "Alien", "parameters": 3}),
+            "alibi: its embedding must have {'class': 'ALiBi', 'parameters': 0}, got {'class': 'Alien'",
+        ),
+        (
+            lambda r: [c.update(method="listed-rope") for c in r["cells"] if c["method"] == "rope"],
+            "wavelengths must be 4 integers, one a feature, got 0",
+        ),
         (lambda r: r["settings"].pop("d_model"), "settings: 'd_model' is a required property"),
         (break_cell(method="rope\n"), "cells/1/method: must be one line, got"),
         (break_cell(method="<img src=x>"), "cells/1/method: '<img src=x>' does not match"),
@@ -149,7 +157,7 @@ def test_chance_is_no_reason_to_stand_first(result):
 def test_the_same_cells_stand_there_once(result):
     taken = copy.deepcopy(result) | {"title": "Taken over"}
     taken["cells"] = [cell for cell in taken["cells"] if cell["method"] == "rope"]
-    taken["settings"]["wavelengths"] = [6, 8, 30]  # of another embedding that was run beside it
+    taken["settings"]["wavelengths"] = [6, 8, 30, 31]  # of another embedding that was run beside it
     own = copy.deepcopy(taken["cells"])
     for cell in own:
         cell |= {"method": "listed-rope"}

@@ -96,19 +96,43 @@ def when_trained(name: str, settings: Settings) -> Frequencies | str:
 
 def check_embedding(name: str, settings: Settings) -> None:
     """Raise ValueError for what ``embedding`` refuses, for what fails, for shapes and numbers that cannot be,
-    at both lengths, and for what is not the same twice."""
+    at both lengths, for what is not the same twice, and for parameters that cannot be trained."""
     made, again, sizes = embedding(name, settings, 0), embedding(name, settings, 0), settings.sizes
     for training, length in ((True, sizes.train_length), (False, sizes.test_length)):
-        made.train(training)
-        again.train(training)
         with torch.no_grad(), _running(name, f"of {length - 1} tokens"):
+            made.train(training)
+            again.train(training)
             positions = made.positions(length - 1, np.random.default_rng(0))
             first, *others = made.at(positions), made.at(positions), again.at(positions)
+            if len(first) != length - 1:
+                raise ValueError(f"positions must be [{length - 1}], got [{len(first)}]")
         if not all(_same(first, other) for other in others):
             raise ValueError(
                 f"{name} must give the same for the same positions; what is random is drawn in its method "
                 "positions"
             )
+    _check_gradients(name, made.train(), sizes.train_length - 1)
+
+
+def _check_gradients(name: str, made: PositionEmbedding, length: int) -> None:
+    """Raise ValueError for a trained parameter that a step has no gradient of, or none that is a number."""
+    trained = {own: p for own, p in made.named_parameters() if p.requires_grad}
+    if not trained:
+        return
+    with torch.enable_grad(), _running(name, f"of {length} tokens"):
+        where = made.at(made.positions(length, np.random.default_rng(0)))
+        parts = [torch.view_as_real(where.turns), where.input, where.bias]
+        total = torch.stack([part.sum() for part in parts if part is not None]).sum()
+        grads = (
+            torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+            if total.requires_grad
+            else ()
+        )
+        for own, grad in zip(trained, grads or [None] * len(trained), strict=True):
+            if grad is None:
+                raise ValueError(f"parameter {own} has no gradient: every parameter must be used")
+            if not torch.isfinite(grad).all():
+                raise ValueError(f"the gradient of parameter {own} holds numbers that are not finite")
 
 
 @contextmanager
@@ -116,7 +140,7 @@ def _running(name: str, when: str) -> Iterator[None]:
     """Code of a user's own: whatever it raises is a ValueError in one line, with its name."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = " ".join(str(error).split()).removeprefix(f"{name.rpartition(':')[2]}: ")
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{name}, {when}: {kind}{said}") from error

@@ -186,7 +186,9 @@ def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
     position, distance = np.flatnonzero(looked.distance > 0), looked.by_distance
     for layer, heads in enumerate(looked.weight):
         for head, weight in enumerate(heads):
-            look = {"linewidth": 1.0, "label": f"layer {layer}, head {head}"}
+            # A style for each layer, a colour for each head: ten colours in all would come round.
+            look = {"linewidth": 1.0, "label": f"layer {layer}, head {head}", "color": f"C{head % 10}"}
+            look["linestyle"] = ("-", "--", ":", "-.")[layer % 4]
             by_position.plot(position, 100 * weight[position], **look)
             by_distance.plot(100 * distance[layer, head], **look)
     for axis in (by_position, by_distance):

@@ -82,6 +82,8 @@ def _thrown(paper: Settings) -> Settings:
 
 def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
     """The folders of all rungs, made or found. Raises ValueError where one holds other settings."""
+    if (out / "run.json").exists():
+        raise ValueError(f"{out} must be a folder for an audit, but it is that of a run")
     folders = [rung.folder(out, number) for number, rung in enumerate(rungs)]
     pairs = list(zip(folders, rungs, strict=True))
     for folder, rung in pairs:  # nothing is made beside a folder of other settings

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from resrope.files import atomic_write
-from resrope.posgen.embeddings import built_in
+from resrope.posgen.embeddings import built_in, embedding
 from resrope.posgen.record import read_records, read_run
 from resrope.posgen.settings import Settings
 from resrope.rundir import read_json
@@ -102,10 +103,22 @@ def check(result: Result) -> Settings:
                 f"{cell['method']} is none of resrope's own methods, and the embedding has no source (the "
                 "hash of the file that its class is in)"
             )
+        if built_in(cell["method"]):
+            wanted = _embedding(cell["method"], settings)
+            theirs = {key: cell["embedding"].get(key) for key in wanted}
+            if theirs != wanted:
+                raise ValueError(f"{cell['method']}: its embedding must have {wanted}, got {theirs}")
         for part in ("last", "best"):
             _check_counts(cell[part], settings, f"{', '.join(map(str, name))}, {part}")
     _check_complete(seen)
     return settings
+
+
+@cache
+def _embedding(method: str, settings: Settings) -> dict[str, Any]:
+    """What a record says of one of resrope's own."""
+    made = embedding(method, settings, 0)
+    return {"class": type(made).__qualname__, "parameters": sum(p.numel() for p in made.parameters())}
 
 
 def _check_schema(result: Result) -> None:

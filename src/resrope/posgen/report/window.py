@@ -137,7 +137,8 @@ def _kept(run: Path, gone: set[Cell], tokens: int, first: int) -> dict[Cell, Ret
 def read_retested(run: Path, first: int = 0) -> list[Retested]:
     """What ``retest_run`` found of a run, which may have more cells by now; nothing where it was not asked.
 
-    Raises ValueError where the file is of cells that the run has not.
+    Raises ValueError where the file is none of ours, or of cells that are others than the run's. Those that
+    the run has no longer are left out.
     """
     file = window_file(run, first)
     return _read(run, file) if file.is_file() else []
@@ -148,21 +149,24 @@ def read_every_retested(run: Path) -> list[list[Retested]]:
 
     Raises ValueError as ``read_retested``.
     """
-    return [_read(run, file) for file in window_files(run)]
+    return [found for file in window_files(run) if (found := _read(run, file))]
 
 
 def _read(run: Path, file: Path) -> list[Retested]:
     try:
         cells = read_json(file)["cells"]
         found = [Retested(**{**one, "cell": Cell(**one["cell"])}) for one in cells]
-        if {window_file(run, one.first) for one in found} != {file}:
+        if {(window_file(run, one.first), one.tokens) for one in found} != {(file, found[0].tokens)}:
             raise KeyError("first")
-    except (KeyError, TypeError) as error:
+        most = {one.cell: max(map(int, one.correct)) for one in found}
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not what resrope wrote; delete it") from error
-    sizes = {(one.cell, len(one.correct)) for one in found}
-    there = {(Cell(**r["cell"]), len(r["last"]["correct_by_position"])) for r in read_records(run)}
-    if not sizes <= there:
-        raise ValueError(f"{file} is not of the run's cells; delete it")
+    there = {Cell(**record["cell"]): record["last"] for record in read_records(run)}
+    found = [one for one in found if one.cell in there]
+    for one in found:
+        last = there[one.cell]
+        if len(one.correct) != len(last["correct_by_position"]) or most[one.cell] > last["rows"]:
+            raise ValueError(f"{file} is not of the run's cells; delete it")
     return found
 
 
