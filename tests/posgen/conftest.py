@@ -23,6 +23,11 @@ TINY = {
 }
 
 
+def tiny_words(**changes):
+    """``--set`` of all of them, for a command line."""
+    return [word for field, value in {**TINY, **changes}.items() for word in ("--set", f"{field}={value}")]
+
+
 @pytest.fixture
 def tiny():
     """A run of a second: every mechanism of the real one, dropout included."""

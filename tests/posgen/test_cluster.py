@@ -6,7 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from tests.posgen.conftest import TINY
+from tests.posgen.conftest import tiny_words
 from typer.testing import CliRunner
 
 from resrope.cli import app
@@ -84,13 +84,8 @@ def test_the_command_and_a_users_own_module(tmp_path):
     """Workers start in a folder of their own: the module travels along."""
     (tmp_path / "mine.py").write_text(MINE)
     words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--method", "mine:Mine", "--cluster", "local"]
-    changes = [
-        part
-        for name, value in {**TINY, "epochs": 1, "looks": 1}.items()
-        for part in ("--set", f"{name}={value}")
-    ]
     done = subprocess.run(
-        [sys.executable, *words, *changes, "--out", "run", "--json"],
+        [sys.executable, *words, *tiny_words(epochs=1, looks=1), "--out", "run", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.posgen.conftest import TINY
+from tests.posgen.conftest import tiny_words
 
 from resrope.posgen import cell as cells
 from resrope.posgen.cell import run_cell
@@ -314,13 +314,8 @@ def test_the_worked_example_runs_as_it_is_written(tmp_path):
     )
     (tmp_path / "mine.py").write_text(example)
     words = ["-m", "resrope", "posgen", "run", "--task", "cot", "--embedding", "mine:Window", "--out", "run"]
-    changes = [
-        part
-        for field, value in {**TINY, "epochs": 1, "looks": 1}.items()
-        for part in ("--set", f"{field}={value}")
-    ]
     done = subprocess.run(
-        [sys.executable, *words, *changes, "--json"],
+        [sys.executable, *words, *tiny_words(epochs=1, looks=1), "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -115,7 +115,7 @@ def _read(path: Path, wanted: dict[str, Any] | None) -> dict[str, Any]:
             wrong = ["cell"]
         length = record["settings"].get("test_length")
         made = record["made"]
-        if not isinstance(made.get("seconds"), int | float) or not _MADE <= made.keys():
+        if not isinstance(made.get("seconds"), int | float) or not made.keys() >= _MADE:
             wrong.append("made")
         if not record["history"] or not all(map(_is_a_look, record["history"])):
             wrong.append("history")
