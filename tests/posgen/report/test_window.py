@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 
@@ -238,6 +239,9 @@ def test_the_command(run, capsys):
     with pytest.raises(SystemExit):
         main(["posgen", "window", str(run), "--tokens", "8", "--first", "-1"])
     assert "first must be an integer >= 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["posgen", "window", str(run), "--tokens", "900", "--first", "3"])
+    assert re.search(r"tokens and first must leave some of \d+ tokens out, got 900", capsys.readouterr().err)
     with pytest.raises(SystemExit):
         main(["posgen", "window", str(run), "--tokens", "8"])
     assert "Tested again with heads that see the last 8 tokens" in capsys.readouterr().out

@@ -94,12 +94,18 @@ def retest_run(
 
     tokens: as many as training read at once unless given, so that no distance is new. first: how many at the
     beginning heads see too. Raises ValueError when ``run`` is not a run, has no finished cell, when there are
-    weights of none and nothing stands there, when what stays is of other ``tokens``, and for tokens below 1.
+    weights of none and nothing stands there, when what stays is of other ``tokens``, and for tokens below 1
+    or such that nothing is cut.
     """
     _, settings = read_run(run)
     tokens = settings.reads if tokens is None else tokens
     integer("tokens", tokens, 1, "what a head sees")
     integer("first", first, 0, "what it sees at the beginning")
+    longest = settings.before + settings.test_length - 1
+    if tokens + first >= longest:
+        raise ValueError(
+            f"tokens and first must leave some of {longest} tokens out, got {tokens} and {first}"
+        )
     cells = [Cell(**record["cell"]) for record in read_records(run)]
     if not cells:
         raise ValueError(f"{run} has no finished cell yet; run `resrope posgen run` on it first")
