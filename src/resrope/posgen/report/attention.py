@@ -158,9 +158,10 @@ def drawn(looked: Looked) -> Any:
     layers, heads = looked.weight.shape[:2]
     columns = max(2, heads)
     made, axes = figure(2 + layers, columns, width=3.4, height=2.6)
-    wide = _joined(made, axes[1])
-    _curves(looked, axes[0][0], wide)
-    _accuracy(looked, axes[0][1])
+    half = (columns + 1) // 2
+    left, right = (_joined(made, part) for part in (axes[0][:half], axes[0][half:]))
+    _curves(looked, left, _joined(made, axes[1]))
+    _accuracy(looked, right)
     for layer in range(layers):
         for head in range(heads):
             axis = axes[2 + layer][head]
@@ -168,17 +169,17 @@ def drawn(looked: Looked) -> Any:
             axis.set_title(f"layer {layer}, head {head}", fontsize=9)
             axis.set_xlabel("attended")
             axis.set_ylabel("predicted")
-    for spare in [*axes[0][2:], *(a for row in axes[2:] for a in row[heads:])]:
+    for spare in (a for row in axes[2:] for a in row[heads:]):
         spare.set_visible(False)
     return made
 
 
-def _joined(made: Any, row: Any) -> Any:
-    """One axis in the place of a row of them."""
-    whole = row[0].get_gridspec()[1, :]
-    for axis in row:
+def _joined(made: Any, axes: Any) -> Any:
+    """One axis in the place of some that stand beside each other."""
+    first, last = (axes[i].get_subplotspec() for i in (0, -1))
+    for axis in axes:
         axis.remove()
-    return made.add_subplot(whole)
+    return made.add_subplot(first.get_gridspec()[first.num1 : last.num2 + 1])
 
 
 def _curves(looked: Looked, by_position: Any, by_distance: Any) -> None:
