@@ -38,6 +38,8 @@ METHOD_TITLES = {
     "fire": "FIRE",
     "p-rope": "p-RoPE",
 }
+# Of methods that differ in their integers alone: how much of the colour is left, the rest black.
+_DARKER = {"distinct-": 0.8, "prime-": 0.25, "coprime-": 0.6, "listed-": 0.4}
 _COLOURS = {"own": "#111111", "rope": "#d1495b", "yarn": "#31688e", "linear": "#edae49", "ntk": "#66a182"}
 _COLOURS |= {"none": "#b3b3b3", "learned": "#c49a6c", "sinusoidal": "#7b9e3f", "alibi": "#e07b39"}
 _COLOURS |= {"t5": "#3a7d44", "randomised-rope": "#b56576", "pose": "#5f0f40", "xpos": "#0f7173"}
@@ -68,12 +70,16 @@ def style(label: str) -> dict[str, Any]:
     before, plain = _parted(name)
     shade = zlib.crc32(parameters.encode()) % 100 / 100 if parameters else 1.0
     return {
-        "color": _COLOURS.get(plain, "#444444"),
+        "color": _darker(_COLOURS.get(plain, "#444444"), _DARKER.get(before, 1.0)),
         "linestyle": _BEFORE.get(before, "--"),
         "label": title(label),
         "linewidth": 1.6,
         "alpha": 0.35 + 0.65 * shade,
     }
+
+
+def _darker(colour: str, left: float) -> str:
+    return "#" + "".join(f"{round(left * int(colour[i : i + 2], 16)):02x}" for i in (1, 3, 5))
 
 
 def figure(rows: int, columns: int, *, width: float = 4.3, height: float = 3.1) -> tuple[Any, Any]:

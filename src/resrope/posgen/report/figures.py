@@ -118,7 +118,10 @@ def _positions(summary: dict[str, Any], records: list[Record]) -> Any:
         axis.set_title(title(task), fontsize=10)
         axis.set_ylabel("accuracy (%)")
     axes[-1][0].set_xlabel("position (plain lines: near; with crosses: chained; with dots: far)")
-    axes[0][0].legend(fontsize=8, frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0))
+    named = [pair for row in axes for pair in zip(*row[0].get_legend_handles_labels(), strict=True)]
+    once = {label: line for line, label in named}  # not every task has every method
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1.0)}
+    axes[0][0].legend(once.values(), once.keys(), fontsize=8, frameon=False, ncols=len(once), **place)
     return figure
 
 
