@@ -34,7 +34,6 @@ def _of_the_process() -> dict[str, str | None]:
     return {
         "resrope": __version__,
         "commit": commit(Path(__file__).parent),
-        "date": None,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -1,5 +1,4 @@
-"""What 95 % intervals of a few values rest on, means over seeds with theirs, and a test without a
-distribution."""
+"""What 95 % intervals of a few values rest on, and means over seeds with theirs."""
 
 from __future__ import annotations
 
@@ -8,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
-
-import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,18 +58,3 @@ def summarise(values: Sequence[float], level: float = 0.95) -> Summary | None:
     spread = stdev(values)
     half = t_quantile(len(values) - 1, level) * spread / math.sqrt(len(values))
     return Summary(values=tuple(values), mean=mean, std=spread, low=mean - half, high=mean + half)
-
-
-_MOST_FLIPPED = 12
-
-
-def sign_flips(values: Sequence[float]) -> float:
-    """The two-sided p of a sum, were every value as likely to have the other sign: among all 2^n choices of
-    signs, or 4,096 drawn where n > 12. Never below 2 / 2^n: five values cannot come below 5 %."""
-    if len(values) <= _MOST_FLIPPED:
-        signs = 1 - 2 * np.indices((2,) * len(values)).reshape(len(values), -1)
-    else:
-        drawn = np.random.default_rng(0).choice([-1, 1], (len(values), 2**_MOST_FLIPPED - 1))
-        signs = np.c_[np.ones(len(values)), drawn]
-    sums = np.abs(np.asarray(values) @ signs)
-    return float((sums >= sums[0] * (1 - 1e-9)).mean())
