@@ -1,7 +1,7 @@
 """Several models of one shape trained as one: every weight has a first axis [models].
 
 A step of a small model leaves a GPU idle, and as many models take hardly longer than one. Plain operations
-of torch on any device; what ``model`` and ``ops`` write out for a CPU is not used here.
+of torch on any device; what ``ops`` writes out for a CPU is not used here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resrope.posgen.model import EPS, ModelConfig
-from resrope.posgen.ops import pair_rows
+from resrope.posgen.ops import attention_weights, pair_rows
 from resrope.posgen.positions import Where
 from resrope.posgen.train import Trainer, batch_rows, learning_rate
 
@@ -39,7 +39,7 @@ def logits(
         w = {name: weights[f"layers.{i}.{name}"] for name in ("qkv", "o", "wi", "wo")}
         normed = _normed(x, weights[f"layers.{i}.attention_norm"])
         pairs = torch.vmap(pair_rows, in_dims=(0, None))(w["qkv"], config.n_heads)
-        attended = _attended((normed @ pairs.mT).view(models, rows, seq, -1), where, config, drop)
+        attended = _attended((normed @ pairs.mT).view(models, rows, seq, -1), where, drop)
         x = x + drop(attended.view(models, rows * seq, -1) @ w["o"].mT)
         normed = _normed(x, weights[f"layers.{i}.feed_forward_norm"])
         x = x + drop(drop(F.relu(normed @ w["wi"].mT)) @ w["wo"].mT)
@@ -52,16 +52,12 @@ def _normed(x: Tensor, gain: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=EPS) * gain[:, None]
 
 
-def _attended(qkv: Tensor, where: Where, config: ModelConfig, drop: Drop) -> Tensor:
-    """[models, rows, seq, 3 · n_heads · head_dim] to what the heads give, [models, rows, seq, n_heads ·
+def _attended(qkv: Tensor, where: Where, drop: Drop) -> Tensor:
+    """[models, rows, seq, 3 * n_heads * head_dim] to what the heads give, [models, rows, seq, n_heads *
     head_dim]."""
-    models, rows, seq, _ = qkv.shape
-    heads, pairs = config.n_heads, config.head_dim // 2
-    turned = torch.view_as_complex(qkv.view(models, rows, seq, 3, heads, pairs, 2)) * where.turns[:, None]
-    q, k, v = torch.view_as_real(turned).flatten(-2).permute(3, 0, 1, 4, 2, 5)
-    future = torch.full((seq, seq), -torch.inf, device=qkv.device).triu(1)
-    scores = q @ k.mT + (future if where.bias is None else where.bias[:, None] + future)
-    context: Tensor = drop(torch.softmax(scores, -1)) @ v
+    bias = None if where.bias is None else where.bias[:, None]
+    weights, v = attention_weights(qkv, where.turns[:, None], bias)
+    context: Tensor = drop(weights) @ v
     return context.transpose(2, 3).flatten(-2)
 
 

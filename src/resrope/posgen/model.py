@@ -119,7 +119,8 @@ class Decoder(nn.Module):
         x, made = self._embedded(tokens, where), []
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            made.append(attention_weights(self._qkv(layer, x), where.turns, where.bias)[0])
+            qkv = self._qkv(layer, x).view(*tokens.shape, -1)
+            made.append(attention_weights(qkv, where.turns, where.bias)[0])
             x = self._layer(layer, index, x, where, None)
         return torch.stack(made)
 

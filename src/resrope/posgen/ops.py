@@ -216,20 +216,20 @@ class _Attend(Function):
 
 
 def attention_weights(qkv: Tensor, turns: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What `attend` weighs values with, [batch, n_heads, seq, seq], and the values [batch, n_heads, seq,
-    head_dim].
+    """What `attend` weighs values with, and the values: [..., n_heads, seq, seq] and [..., seq, head_dim].
 
-    By autograd, with gradients for the turns and the bias too.
+    qkv: [..., seq, 3 * n_heads * head_dim]; turns, bias: as `attend` takes them, with axes before them that
+    broadcast over qkv's, or none. By autograd, with gradients for the turns and the bias too.
     """
-    seq, _, n_heads, pairs = turns.shape
-    rotated = torch.view_as_complex(qkv.view(-1, *turns.shape, 2)) * turns
-    q, k, v = torch.view_as_real(rotated).permute(2, 0, 3, 1, 4, 5).reshape(3, -1, n_heads, seq, 2 * pairs)
+    seq, _, n_heads, pairs = turns.shape[-4:]
+    rotated = torch.view_as_complex(qkv.view(*qkv.shape[:-1], 3, n_heads, pairs, 2)) * turns
+    q, k, v = torch.view_as_real(rotated).flatten(-2).movedim(-3, 0).transpose(-3, -2)
     scores = q @ k.mT + (0.0 if bias is None else bias) + q.new_full((seq, seq), -torch.inf).triu_(1)
     return torch.softmax(scores, -1), v
 
 
 def _attend_plainly(qkv: Tensor, turns: Tensor, bias: Tensor | None, mask: Mask | None) -> Tensor:
-    weights, v = attention_weights(qkv, turns, bias)
+    weights, v = attention_weights(qkv.view(-1, len(turns), qkv.shape[-1]), turns, bias)
     if mask is not None:
         weights = weights * mask.kept_(torch.ones_like(weights).flatten(0, 1)).view_as(weights)
     return _heads_last((weights @ v).flatten(0, 1), turns.shape[2])
