@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold a JSON object")

@@ -233,7 +233,7 @@ def test_a_users_own_even_a_learned_rotation(tiny, tmp_path):
         ("Short", r":Short, of 23 tokens: IndexError: "),
         ("Failing", r":Failing, made of Sizes alone: RuntimeError: no two lines$"),
         ("Hollow", r":Hollow, made of Sizes alone: AttributeError: "),
-        ("Bare", r":Bare, of 11 tokens: AttributeError: "),
+        ("Bare", r":Bare: its __init__ must call super\(\).__init__\(sizes\)$"),
         ("Longer", r":Longer, of 11 tokens: positions must be \[11\], got \[12\]"),
         ("Leaving", r":Leaving, of 11 tokens: SystemExit: gone"),
         ("Idle", r":Idle, of 11 tokens: parameter speed has no gradient: every parameter must be used"),

@@ -168,7 +168,10 @@ def test_the_ladder_as_a_report(tiny, tmp_path):
     first, second = (
         found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("released", "layers")
     )
-    assert grids[0].rows[1][1] == f"{100 * second:.1f} ({100 * (second - first):+.1f})"
+    assert [row[1] for row in grids[0].rows[:2]] == [f"{100 * x:.1f}" for x in (first, second)]
+    assert found["released"]["switch_effect"] == {}
+    assert found["layers"]["switch_effect"]["cot"]["yarn"]["values"] == [second - first]
+    assert f"| layers | {100 * (second - first):.1f} |" in files["audit.md"].read_text()
     assert files["audit.png"].read_bytes().startswith(b"\x89PNG")
     assert list(held(tmp_path).items()) == list(zip(folders, rungs, strict=True))
     assert held(tmp_path / "none") == {}
@@ -201,10 +204,10 @@ def test_switches_thrown_alone_are_held_against_the_setting_itself(tiny, tmp_pat
     rungs = alone(tiny.override({"epochs": 1, "looks": 1, "dropout": 0.0}))
     for folder, rung in zip(open_all(tmp_path, "quick", rungs)[:3], rungs, strict=False):
         run_cell(folder, COT, rung.settings)
-    grids, files = write_audit(tmp_path, rungs)
+    _, files = write_audit(tmp_path, rungs)
     found = json.loads(files["audit.json"].read_text())
     first, third = (found[r]["accuracy"]["cot"]["yarn"]["best"]["ood"]["mean"] for r in ("paper", "split"))
-    assert grids[0].rows[2][1] == f"{100 * third:.1f} ({100 * (third - first):+.1f})"
+    assert found["split"]["switch_effect"]["cot"]["yarn"]["mean"] == third - first
 
 
 def test_a_report_says_what_was_thrown(tiny, tmp_path):

@@ -103,12 +103,34 @@ def test_other_settings_are_refused(tmp_path, splits):
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+FOREIGN = [
+    "{",
+    "[" * 10**5,
+    "[]",
+    "{}",
+    '{"task": null, "seed": 0, "splits": {}}',
+    '{"task": {}, "seed": 0, "splits": {"test": 1}}',
+    '{"task": {}, "seed": 0, "splits": {"train": {}, "validation": {}, "test": {}}}',
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 def test_a_foreign_manifest_is_refused(tmp_path, splits, content):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(ValueError, match=r"manifest\.json is not"):
+    match = r"manifest\.json (is not|must hold a JSON object)"
+    with pytest.raises(ValueError, match=match):
         write_splits(tmp_path, TASK, splits, seed=1, version="1")
-    with pytest.raises(ValueError, match=r"manifest\.json is not"):
+    with pytest.raises(ValueError, match=match):
+        read_splits(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("modulus", 0), ("modulo", 7), ("h", "none")])
+def test_a_manifest_of_a_task_that_cannot_be(tmp_path, splits, field, value):
+    write_splits(tmp_path, TASK, splits, seed=1, version="1")
+    manifest = read_manifest(tmp_path)
+    manifest["task"][field] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"is not the manifest of PosGen splits: .*{field}"):
         read_splits(tmp_path)
 
 

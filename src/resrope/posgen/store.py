@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from resrope.files import atomic_write, beside
 from resrope.posgen.functions import Tokens
 from resrope.posgen.splits import SplitKind, Splits
 from resrope.posgen.tasks import Task
+from resrope.rundir import read_json
 
 MANIFEST = "manifest.json"
+_ENTRY = {"rows": int, "length": int, "file_sha256": str, "array_sha256": str}
 
 
 def write_splits(
@@ -67,15 +69,30 @@ def read_manifest(out: Path) -> dict[str, Any]:
     Raises ValueError for a folder without one, and for a manifest.json of something else.
     """
     path = out / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{out} must be a folder of PosGen splits; it has no {MANIFEST}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(manifest, dict) or not {"task", "seed", "splits"} <= manifest.keys():
+    if not path.is_file():
+        raise ValueError(f"{out} must be a folder of PosGen splits; it has no {MANIFEST}")
+    manifest = read_json(path)
+    if not _complete(manifest):
         raise ValueError(f"{path} is not the manifest of PosGen splits")
+    try:
+        Task(**manifest["task"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the manifest of PosGen splits: {error}") from None
     return manifest
+
+
+def _complete(manifest: dict[str, Any]) -> bool:
+    """Whether everything is there that is read of it."""
+    if not {"task", "seed", "splits"} <= manifest.keys():
+        return False
+    task, splits = manifest["task"], manifest["splits"]
+    if not (isinstance(task, dict) and isinstance(splits, dict)):
+        return False
+    named = splits.keys() == {field.name for field in fields(Splits)}
+    return named and all(
+        isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in _ENTRY.items())
+        for entry in splits.values()
+    )
 
 
 def _record(task: Task, splits: Splits, seed: int, split: SplitKind) -> dict[str, Any]:
@@ -98,9 +115,9 @@ def _require_same(out: Path, record: dict[str, Any]) -> None:
     """Raise ValueError unless the folder holds exactly the recorded data, undamaged."""
     manifest = read_manifest(out)
     there = {"split": "disjoint", **manifest}  # folders from before it was there, as in the line below
-    there["task"] = {"h_seed": 0, **(there["task"] or {})}
-    for entry in (there["splits"] or {}).values():
-        entry.pop("file_sha256", None)
+    there["task"] = {"h_seed": 0, **there["task"]}
+    for entry in there["splits"].values():
+        entry.pop("file_sha256")
     different = [key for key in record if record[key] != there[key]]
     if different:
         raise ValueError(

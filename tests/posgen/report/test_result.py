@@ -106,6 +106,12 @@ def test_what_is_no_number_is_no_json(result, tmp_path):
         read_result(tmp_path / "result.json")
 
 
+def test_what_nobody_would_write_is_no_traceback(tmp_path):
+    (tmp_path / "result.json").write_text('{"a":' * 10**5)
+    with pytest.raises(ValueError, match=r"result\.json is not valid JSON"):
+        read_result(tmp_path / "result.json")
+
+
 def test_a_users_own_embedding_is_taken_with_its_source(result):
     for cell in result["cells"]:
         cell |= {"method": "mine:Mine", "embedding": {**cell["embedding"], "source": "0" * 16}}

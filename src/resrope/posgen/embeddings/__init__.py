@@ -70,6 +70,8 @@ def embedding(name: str, settings: Settings, seed: int) -> PositionEmbedding:
         raise ValueError(
             f"{name} must make a resrope.posgen.positions.PositionEmbedding, got {type(made).__name__}"
         )
+    if "sizes" not in vars(made):
+        raise ValueError(f"{name}: its __init__ must call super().__init__(sizes)")
     return made
 
 

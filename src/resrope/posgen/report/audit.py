@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resrope import stats
 from resrope.files import atomic_write
 from resrope.page import Grid, Page
 from resrope.pictures import figure, png, style
+from resrope.posgen.paired import ood, paired
 from resrope.posgen.presets import SWITCHES, released
 from resrope.posgen.record import begun, open_run, read_run
 from resrope.posgen.report.claims import RULES, claims, compared, counted
-from resrope.posgen.report.summary import summarise_run
+from resrope.posgen.report.summary import cells_of, methods_of, summarise_run, tasks_of
 from resrope.posgen.report.tables import ended_early, percent, share
 from resrope.posgen.settings import Settings
 from resrope.posgen.titles import title
 
+Record = dict[str, Any]
 Summary = dict[str, Any]
+_REGIONS = {"ood": "OOD accuracy", "in_distribution": "accuracy in distribution"}
 RELEASED, PAPER = "released", "paper"
 """The foot of a ladder; the rung that the switches thrown alone are held against."""
 
@@ -96,30 +101,37 @@ def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
 def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str, Path]]:
     """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
 
-    The tables are those of accuracies and of how many claims hold; claim by claim is on the pages. Each rung
-    of a ladder is held against the one above, a switch thrown alone against the first setting. Raises
-    ValueError when no rung has a finished cell, ImportError without matplotlib.
+    The tables are those of OOD accuracies, of what Resonance adds and of how many claims hold; the pages have
+    what every switch changed, accuracies in distribution and claim by claim too. Each rung of a ladder is
+    held against the one above, a switch thrown alone against the first setting. Raises ValueError when no
+    rung has a finished cell, ImportError without matplotlib.
     """
-    found, claimed = {}, {}
+    found, claimed, runs = {}, {}, list[list[Record]]()
     for number, rung in enumerate(rungs):
         folder = rung.folder(out, number)
         if any(folder.glob("cells/*/record.json")):
             found[rung.name], records = summarise_run(folder)
             claimed[rung.name] = claims(rung.settings, records)
+            before = runs[0 if apart(rungs) else -1] if runs else []
+            runs.append(records)
             found[rung.name]["claims"] = [asdict(claim) for claim in claimed[rung.name]]
+            found[rung.name]["switch_effect"] = _switched(rung.settings, records, before)
     if not found:
         raise ValueError(f"{out} has no finished cell yet")
     tasks = _tasks(found)
-    grids = [g for t in tasks for g in (_accuracies(found, t, apart(rungs)), _added(found, t))]
-    grids.append(counted(claimed))
+    above = "first" if apart(rungs) else "rung above"
+    grids = [grid for t in tasks for grid in (_accuracies(found, t), _added(found, t))] + [counted(claimed)]
+    more = [g for t in tasks for g in (_changes(found, t, above), _accuracies(found, t, "in_distribution"))]
     picture = png(_drawn(found))
     page = Page(
         heading="Every switch of the authors' code, alone"
         if apart(rungs)
         else "From the authors' code to the paper, one switch at a time",
         facts=_facts(found),
-        grids=[*grids, *(compared(claimed, task) for task in tasks)],
-        captions={"audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung."},
+        grids=[*grids, *more, *(compared(claimed, task) for task in tasks)],
+        captions={
+            "audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung: mean and seeds."
+        },
         made_by="resrope posgen audit",
     )
     files: dict[str, bytes | str] = {
@@ -147,45 +159,72 @@ def _methods(found: dict[str, Summary]) -> list[str]:
     return list(dict.fromkeys(method for summary in found.values() for method in summary["methods"]))
 
 
-def _accuracies(found: dict[str, Summary], task: str, from_first: bool) -> Grid:
-    """OOD accuracy of every embedding, and what the switch changed."""
-    methods = _methods(found)
-    rows, before = [], dict[str, float]()
-    for name, summary in found.items():
-        cells = [name]
-        for method in methods:
-            entry = summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood")
-            change = f" ({100 * (entry['mean'] - before[method]):+.1f})" if entry and method in before else ""
-            cells.append(share(entry) + change)
-            if entry and not (from_first and method in before):
-                before[method] = entry["mean"]
-        rows.append(cells)
-    return Grid(
-        f"{title(task)}: OOD accuracy, %",
-        ["switch", *map(title, methods)],
-        rows,
-        "At the checkpoint that the setting calls its best; ± standard deviation [95 % interval] over seeds, "
-        f"in brackets the change from the {'first' if from_first else 'rung above'}.",
+def _switched(settings: Settings, records: list[Record], before: list[Record]) -> Summary:
+    """What a switch changed in OOD accuracy, paired by seed: by task and method."""
+    made: Summary = {}
+    for task in tasks_of(records):
+        for method in methods_of(records):
+            here, there = (cells_of(those, task, method) for those in (records, before))
+            if (effect := stats.summarise(paired(here, there, ood(settings, "best")))) is not None:
+                made.setdefault(task, {})[method] = asdict(effect)
+    return made
+
+
+def _by_rung(
+    found: dict[str, Summary],
+    heading: str,
+    methods: Sequence[str],
+    told: Callable[[Summary, str], str],
+    note: str,
+) -> Grid:
+    rows = [[name, *(told(summary, method) for method in methods)] for name, summary in found.items()]
+    return Grid(heading, ["switch", *map(title, methods)], rows, note)
+
+
+def _accuracies(found: dict[str, Summary], task: str, region: str = "ood") -> Grid:
+    """Of every embedding."""
+    return _by_rung(
+        found,
+        f"{title(task)}: {_REGIONS[region]}, %",
+        _methods(found),
+        lambda summary, method: share(_accuracy(summary, task, method, region)),
+        "At the checkpoint that the setting calls its best; ± standard deviation [95 % interval] over seeds.",
+    )
+
+
+def _changes(found: dict[str, Summary], task: str, above: str) -> Grid:
+    """What every switch did to that."""
+    return _by_rung(
+        found,
+        f"{title(task)}: what the switch changes in OOD accuracy, percentage points",
+        _methods(found),
+        lambda summary, method: percent(summary["switch_effect"].get(task, {}).get(method)),
+        f"From the {above}, paired by seed; ± standard deviation [95 % interval].",
     )
 
 
 def _added(found: dict[str, Summary], task: str) -> Grid:
     """The effect of Resonance, paired by seed, and what can be said of its sign."""
     plain = list(dict.fromkeys(p for s in found.values() for p in s["resonance_effect"].get(task, {})))
-    rows = []
-    for name, summary in found.items():
-        cells = [name]
-        for method in plain:
-            effect = summary["resonance_effect"].get(task, {}).get(method, {}).get("best")
-            cells.append(f"{percent(effect)}: {verdict(effect)}")
-        rows.append(cells)
-    return Grid(
+
+    def told(summary: Summary, method: str) -> str:
+        effect = summary["resonance_effect"].get(task, {}).get(method, {}).get("best")
+        return f"{percent(effect)}: {verdict(effect)}"
+
+    return _by_rung(
+        found,
         f"{title(task)}: what Resonance adds, percentage points",
-        ["switch", *map(title, plain)],
-        rows,
+        plain,
+        told,
         "Paired by seed, at the checkpoint that the setting calls its best (the claims below take the last "
         "step). It helps or hurts where the interval leaves 0 out; one seed decides nothing.",
     )
+
+
+def _accuracy(summary: Summary, task: str, method: str, region: str = "ood") -> Summary | None:
+    """At the checkpoint that the setting calls its best; None where there is no finished cell."""
+    entry: Summary = summary["accuracy"].get(task, {}).get(method, {}).get("best", {})
+    return entry.get(region)
 
 
 def _facts(found: dict[str, Summary]) -> list[str]:
@@ -203,12 +242,11 @@ def _drawn(found: dict[str, Summary]) -> Any:
     made, axes = figure(1, len(tasks), width=4.8)
     for axis, task in zip(axes[0], tasks, strict=True):
         for method in _methods(found):
-            points = [
-                (i, 100 * entry["mean"])
-                for i, summary in enumerate(found.values())
-                if (entry := summary["accuracy"].get(task, {}).get(method, {}).get("best", {}).get("ood"))
-            ]
-            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, **style(method))
+            told = [_accuracy(summary, task, method) for summary in found.values()]
+            means = [(i, 100 * entry["mean"]) for i, entry in enumerate(told) if entry]
+            seeds = [(i, 100 * value) for i, entry in enumerate(told) if entry for value in entry["values"]]
+            (line,) = axis.plot(*np.reshape(means, (-1, 2)).T, **style(method))
+            axis.plot(*np.reshape(seeds, (-1, 2)).T, ".", markersize=4, alpha=0.5, color=line.get_color())
         axis.set_xticks(range(len(found)), list(found), rotation=40, ha="right", fontsize=8)
         axis.set_title(title(task), fontsize=10)
         axis.set_ylim(0, 101)
