@@ -204,9 +204,11 @@ def test_audit_of_what_is_finished(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert caught.value.code == 0
     assert "CoT: OOD accuracy, %" in out
-    assert re.findall(r"^  (\S+) +\d+\.\d", out, re.MULTILINE) == [r.name for r in rungs]
-    assert "the change from the first" in out
-    assert str(tmp_path / "8-checkpoint") in err
+    accuracies, changes = out.split("CoT: ")[1:3]
+    for told, those in ((accuracies, rungs), (changes, rungs[1:])):
+        assert re.findall(r"^  (\S+) +-?\d+\.\d", told, re.MULTILINE) == [r.name for r in those]
+    assert "From the first setting, paired by seed" in changes
+    assert f"{tmp_path / '8-checkpoint'} (9 of 9)" in err
     with pytest.raises(SystemExit) as caught:
         main([*asked[:2], *asked[3:]])  # the ladder, in the folder of switches thrown alone
     assert caught.value.code == 2

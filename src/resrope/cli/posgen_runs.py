@@ -119,9 +119,10 @@ def audit(
     cells = {rung.name: _cells(preset, rung.settings, tasks, methods, seeds) for rung in rungs}
     how = how_of(jobs, cluster, together, device, settled=settled, quiet=json_output)
     with only_run(out):
-        for rung, folder in zip(rungs, ladders.open_all(out, preset, rungs), strict=True):
+        folders = ladders.open_all(out, preset, rungs)
+        for number, (rung, folder) in enumerate(zip(rungs, folders, strict=True), 1):
             if not json_output:
-                typer.echo(f"{folder}", err=True)
+                typer.echo(f"{folder} ({number} of {len(rungs)})", err=True)
             with only_run(folder):
                 train(folder, cells[rung.name], rung.settings, how)
             grids, files = ladders.write_audit(out, rungs)

@@ -101,9 +101,9 @@ def open_all(out: Path, preset: str, rungs: Sequence[Rung]) -> list[Path]:
 def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str, Path]]:
     """Write audit.md, audit.html, audit.json and audit.png from what is finished; the tables and the files.
 
-    The tables are those of OOD accuracies, of what Resonance adds and of how many claims hold; the pages have
-    what every switch changed, accuracies in distribution and claim by claim too. Each rung of a ladder is
-    held against the one above, a switch thrown alone against the first setting. Raises ValueError when no
+    The tables are those of OOD accuracies, of what every switch changes, of what Resonance adds and of how
+    many claims hold; the pages have accuracies in distribution and claim by claim too. Each rung of a ladder
+    is held against the one above, a switch thrown alone against the first setting. Raises ValueError when no
     rung has a finished cell, ImportError without matplotlib.
     """
     found, claimed, runs = {}, {}, list[list[Record]]()
@@ -119,16 +119,17 @@ def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str,
     if not found:
         raise ValueError(f"{out} has no finished cell yet")
     tasks = _tasks(found)
-    above = "first" if apart(rungs) else "rung above"
-    grids = [grid for t in tasks for grid in (_accuracies(found, t), _added(found, t))] + [counted(claimed)]
-    more = [g for t in tasks for g in (_changes(found, t, above), _accuracies(found, t, "in_distribution"))]
+    above = "first setting" if apart(rungs) else "rung above"
+    grids = [g for t in tasks for g in (_accuracies(found, t), _changes(found, t, above), _added(found, t))]
+    grids.append(counted(claimed))
+    learnt = [_accuracies(found, t, "in_distribution") for t in tasks]
     picture = png(_drawn(found))
     page = Page(
         heading="Every switch of the authors' code, alone"
         if apart(rungs)
         else "From the authors' code to the paper, one switch at a time",
         facts=_facts(found),
-        grids=[*grids, *more, *(compared(claimed, task) for task in tasks)],
+        grids=[*grids, *learnt, *(compared(claimed, task) for task in tasks)],
         captions={
             "audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung: mean and seeds."
         },
