@@ -178,7 +178,7 @@ def describe(there: Path, runs: dict[Path, Records]) -> dict[str, Any]:
         for record in records
     }
     made = [
-        {k: v for k, v in r["made"].items() if k not in ("seconds", "trained_as_one")}
+        {k: v for k, v in r["made"].items() if k not in ("seconds", "trained_as_one", "taken_from")}
         for r in records.values()
     ]
     if not made:

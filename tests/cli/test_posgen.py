@@ -187,16 +187,19 @@ def test_no_settings_of_a_run_reach_a_traceback(changes):
 
 
 def test_audit_of_what_is_finished(capsys, tmp_path):
-    """Every cell is there already, so that nothing is trained."""
+    """Every cell is there already, or in a rung that is the same for it, so that nothing is trained."""
     from resrope.cli.values import assignments
     from resrope.posgen.cell import run_cell
     from resrope.posgen.presets import preset
-    from resrope.posgen.record import Cell
+    from resrope.posgen.record import Cell, read_record
     from resrope.posgen.report.audit import alone, open_all
 
     rungs = alone(preset("quick").override(assignments(TINY)))
-    for folder, rung in zip(open_all(tmp_path, "quick", rungs), rungs, strict=True):
-        run_cell(folder, Cell(task="cot", method="rope", seed=0), rung.settings)
+    cell, unmoved = Cell(task="cot", method="rope", seed=0), ("scaling", "ramp", "factor")
+    folders = open_all(tmp_path, "quick", rungs)
+    for folder, rung in zip(folders, rungs, strict=True):
+        if rung.name not in unmoved:
+            run_cell(folder, cell, rung.settings)
     asked = ["posgen", "audit", "--alone", "--preset", "quick", "--task", "cot", "--method", "rope"]
     asked += ["--out", str(tmp_path), *sets(TINY)]
     with pytest.raises(SystemExit) as caught:
@@ -208,6 +211,10 @@ def test_audit_of_what_is_finished(capsys, tmp_path):
     for told, those in ((accuracies, rungs), (changes, rungs[1:])):
         assert re.findall(r"^  (\S+) +-?\d+\.\d", told, re.MULTILINE) == [r.name for r in those]
     assert "From the first setting, paired by seed" in changes
+    made = {r.name: read_record(f, cell)["made"] for f, r in zip(folders, rungs, strict=True)}
+    assert {n for n in made if made[n].get("taken_from") == "0-paper"} == {*unmoved}
+    assert "- 9 cells, 3 of them those of a rung above, " in (tmp_path / "audit.md").read_text()
+    assert err.count("taken from rungs above: 1 of 1") == 3
     assert f"{tmp_path / '8-checkpoint'} (9 of 9)" in err
     with pytest.raises(SystemExit) as caught:
         main([*asked[:2], *asked[3:]])  # the ladder, in the folder of switches thrown alone

@@ -104,13 +104,14 @@ def audit(
     1.
 
     The first rung has all switches of their code, the last one is the preset itself. Every rung is a run of
-    its own in OUT, which goes on where it was stopped.
+    its own in OUT, which goes on where it was stopped; what a switch leaves as it was is not trained again.
 
     Example: `resrope posgen audit --preset quick --task cot --out runs/audit`
     """
     from resrope.cli.output import console, print_grid
     from resrope.posgen.presets import preset as named
     from resrope.posgen.report import audit as ladders
+    from resrope.posgen.reuse import take_over
     from resrope.rundir import only_run
 
     _require_extras()
@@ -124,6 +125,9 @@ def audit(
             if not json_output:
                 typer.echo(f"{folder} ({number} of {len(rungs)})", err=True)
             with only_run(folder):
+                taken = take_over(folder, cells[rung.name], rung.settings, folders[: number - 1])
+                if taken and not json_output:
+                    typer.echo(f"taken from rungs above: {len(taken)} of {len(cells[rung.name])}", err=True)
                 train(folder, cells[rung.name], rung.settings, how)
             grids, files = ladders.write_audit(out, rungs)
     if json_output:

@@ -18,6 +18,11 @@ DATA = (
     *("train_rows", "validation_rows", "test_rows", "train_length", "test_length"),
 )
 """The fields that decide the sequences."""
+TABLES = (
+    *("factor", "beta_fast", "beta_slow", "ramp", "truncate", "blend", "original_length"),
+    *("scale_in_training", "wavelengths"),
+)
+"""The fields that decide RoPE's tables, and nothing else."""
 METHODS = tuple(prefix + name for name in _PLAIN_METHODS for prefix in ("", "resonance-"))
 
 

@@ -19,7 +19,7 @@ from resrope.posgen.embeddings.rotary import Rope
 from resrope.posgen.evaluate import At, Evaluation, accuracies, evaluate, run_freely
 from resrope.posgen.functions import Tokens
 from resrope.posgen.ops import keep_heap
-from resrope.posgen.positions import source_of, when_tested
+from resrope.posgen.positions import PositionEmbedding, source_of, when_tested
 from resrope.posgen.record import (
     SCHEMA,
     Cell,
@@ -186,7 +186,7 @@ def finish(out: Path, work: Work) -> dict[str, Any]:
         "schema": SCHEMA,
         "cell": asdict(work.cell),
         "settings": work.settings.to_dict(),
-        "embedding": _embedding(work),
+        "embedding": described(work.trainer.position, work.cell.method, work.settings),
         "history": work.history,
         "last": _measure(work),
     }
@@ -199,9 +199,8 @@ def finish(out: Path, work: Work) -> dict[str, Any]:
     return record
 
 
-def _embedding(work: Work) -> dict[str, Any]:
+def described(position: PositionEmbedding, method: str, settings: Settings) -> dict[str, Any]:
     """The class, its parameters, and of RoPE the spec and the tables, so that a record explains itself."""
-    settings, method, position = work.settings, work.cell.method, work.trainer.position
     parameters = sum(p.numel() for p in position.parameters())
     made: dict[str, Any] = {"class": type(position).__qualname__, "parameters": parameters}
     source = source_of(type(position))

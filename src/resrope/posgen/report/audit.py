@@ -128,7 +128,7 @@ def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str,
         heading="Every switch of the authors' code, alone"
         if apart(rungs)
         else "From the authors' code to the paper, one switch at a time",
-        facts=_facts(found),
+        facts=_facts(found, runs),
         grids=[*grids, *learnt, *(compared(claimed, task) for task in tasks)],
         captions={
             "audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung: mean and seeds."
@@ -228,14 +228,16 @@ def _accuracy(summary: Summary, task: str, method: str, region: str = "ood") -> 
     return entry.get(region)
 
 
-def _facts(found: dict[str, Summary]) -> list[str]:
+def _facts(found: dict[str, Summary], runs: Sequence[Sequence[Record]]) -> list[str]:
+    taken = sum("taken_from" in record["made"] for records in runs for record in records)
     seconds = sum(s for summary in found.values() for s in summary["seconds"].values())
     cells = sum(len(summary["seconds"]) for summary in found.values())
     seeds = sorted({seed for summary in found.values() for seed in summary["seeds"]})
     early = [f"{name}: {line}" for name, s in found.items() for line in ended_early(s["settled"])]
     made = sorted({line for summary in found.values() for line in summary["made"]})
     seeded = f"seeds {', '.join(map(str, seeds))}"
-    return [f"{cells} cells, {seconds:.0f} s in all; {seeded}.", *early, *made, *RULES]
+    which = f", {taken} of them those of a rung above," if taken else ","
+    return [f"{cells} cells{which} {seconds:.0f} s in all; {seeded}.", *early, *made, *RULES]
 
 
 def _drawn(found: dict[str, Summary]) -> Any:
