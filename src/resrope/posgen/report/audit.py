@@ -131,7 +131,8 @@ def write_audit(out: Path, rungs: Sequence[Rung]) -> tuple[list[Grid], dict[str,
         facts=_facts(found, runs),
         grids=[*grids, *learnt, *(compared(claimed, task) for task in tasks)],
         captions={
-            "audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung: mean and seeds."
+            "audit.png": "OOD accuracy at the lowest-loss or chosen checkpoint, rung by rung: the mean, and "
+            "every seed (a dot with Resonance, a cross without)."
         },
         made_by="resrope posgen audit",
     )
@@ -249,7 +250,9 @@ def _drawn(found: dict[str, Summary]) -> Any:
             means = [(i, 100 * entry["mean"]) for i, entry in enumerate(told) if entry]
             seeds = [(i, 100 * value) for i, entry in enumerate(told) if entry for value in entry["values"]]
             (line,) = axis.plot(*np.reshape(means, (-1, 2)).T, **style(method))
-            axis.plot(*np.reshape(seeds, (-1, 2)).T, ".", markersize=4, alpha=0.5, color=line.get_color())
+            marker = "o" if line.get_linestyle() == "-" else "x"  # with Resonance, and without
+            points = {"linestyle": "", "markersize": 3, "alpha": 0.6, "color": line.get_color()}
+            axis.plot(*np.reshape(seeds, (-1, 2)).T, marker=marker, **points)
         axis.set_xticks(range(len(found)), list(found), rotation=40, ha="right", fontsize=8)
         axis.set_title(title(task), fontsize=10)
         axis.set_ylim(0, 101)
