@@ -25,14 +25,15 @@ def share(entry: dict[str, Any] | None) -> str:
 
 
 def percent(entry: dict[str, Any] | None) -> str:
-    """``65.3 ± 0.7 [64.5, 66.1]`` in percent: mean, standard deviation, 95 % interval."""
+    """``65.3 ± 0.7 [64.5, 66.1]`` in percent: mean, standard deviation, 95 % interval. Of an accuracy or of a
+    difference of two, which goes no further than 100 points either way."""
     if entry is None:
         return "–"
     if entry["std"] is None:
         return _mean(entry)
     return (
         f"{100 * entry['mean']:.1f} ± {100 * entry['std']:.1f} "
-        f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+        f"[{100 * max(-1.0, entry['low']):.1f}, {100 * min(1.0, entry['high']):.1f}]"
     )
 
 
