@@ -9,7 +9,7 @@ from resrope.posgen.record import Cell, cell_folder, open_run
 from resrope.posgen.report.figures import drawn_kinds
 from resrope.posgen.report.page import write_report
 from resrope.posgen.report.summary import PAPER_TABLE_1, embedding_used, rules_alone, summarise_run
-from resrope.posgen.report.tables import all_grids, share
+from resrope.posgen.report.tables import all_grids, percent, share
 from resrope.posgen.runner import matrix
 from resrope.posgen.settings import Settings
 
@@ -68,6 +68,7 @@ def test_an_interval_of_shares_ends_at_none_and_all():
     assert share(wide) == "90.0 ± 10.0 [70.0, 100.0]"
     assert share({**wide, "low": -0.1}) == "90.0 ± 10.0 [0.0, 100.0]"
     assert share({**wide, "std": None}) == "90.0"
+    assert percent({**wide, "low": -1.7}) == "90.0 ± 10.0 [-100.0, 100.0]"
     assert share(None) == "–"
 
 
