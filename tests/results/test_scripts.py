@@ -22,6 +22,7 @@ from tests.results.test_leaderboard import RESULTS
             ["wavelengths.py", "nothing"],
             "error: nothing must be the folder of a run; it has no run.json",
         ),
+        (["ladder.py", "nothing"], "error: nothing must hold an audit.json"),
         (["fine_tuned.py", "nothing"], "error: nothing: no seed was read with both"),
         (["gap_loss.py", str(RESULTS / "echoes.json")], "error: "),
     ],
